@@ -1,0 +1,52 @@
+# Two commands do everything on a fresh Debian machine that has git, make, a C++ compiler and cargo:
+# `make run` and `make test`. Both install what is missing (.ci/setup) and build RocksDB once (.ci/rocksdb).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+WITH := source .ci/env;
+NEXTEST_PROFILE := $(if $(CI),ci,default)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: ## install what is missing on this machine
+	@.ci/setup
+	@.ci/rocksdb >/dev/null
+
+.PHONY: build
+build: setup ## build the release binary: target/release/kontiki
+	@$(WITH) cargo build --release
+
+.PHONY: run
+run: build ## build and start a one-machine cluster in the foreground (ARGS="..." are passed on)
+	@target/release/kontiki start $(ARGS)
+
+.PHONY: test
+test: setup ## formatter check, lints, all tests (FILTER="..." picks some)
+	@cargo fmt --all --check
+	@$(WITH) cargo clippy --workspace --all-targets --quiet -- -D warnings
+	@$(WITH) cargo nextest run --workspace --profile $(NEXTEST_PROFILE) $(FILTER)
+	@$(WITH) cargo test --workspace --doc --quiet
+
+.PHONY: lint
+lint: setup ## formatter check, lints, layering
+	@cargo fmt --all --check
+	@$(WITH) cargo clippy --workspace --all-targets -- -D warnings
+	@$(WITH) cargo test --package kontiki --test tidy --quiet
+
+.PHONY: deny
+deny: ## licences, sources and banned crates of the dependency graph
+	@command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny
+	@cargo deny check bans licenses sources
+
+.PHONY: bench
+bench: setup ## measure the store beside the machine's own limit (ARGS="--help" tells more)
+	@$(WITH) cargo bench --package kontiki --bench store -- $(ARGS)
+
+.PHONY: fix
+fix: setup ## let the formatter and clippy change what they can
+	@cargo fmt --all
+	@$(WITH) cargo clippy --workspace --all-targets --fix --allow-dirty --quiet
