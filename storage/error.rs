@@ -37,7 +37,7 @@ pub enum Error {
 
     // The store itself.
     /// Writes that add data are refused; reads, deletes and compaction go on.
-    #[error("no space left for new data in {path}: {free} bytes free, {reserved} are kept in reserve")]
+    #[error("no space left for new data in {path}: {free} bytes free, {reserved} in reserve")]
     NoSpace { path: PathBuf, free: u64, reserved: u64 },
     #[error("data directory {path}: {reason}")]
     Refused { path: PathBuf, reason: String },
