@@ -38,7 +38,11 @@ pub enum Error {
     // The store itself.
     /// Writes that add data are refused; reads, deletes and compaction go on.
     #[error("no space left for new data in {path}: {free} bytes free, {reserved} in reserve")]
-    NoSpace { path: PathBuf, free: u64, reserved: u64 },
+    NoSpace {
+        path: PathBuf,
+        free: u64,
+        reserved: u64,
+    },
     #[error("data directory {path}: {reason}")]
     Refused { path: PathBuf, reason: String },
     /// The bytes at rest are not what was written. Nothing that is served may come from them.
@@ -57,13 +61,19 @@ pub enum Error {
 impl Error {
     /// An input or output error of the engine, with what was being done.
     pub fn engine(context: impl Into<String>, source: impl Into<std::io::Error>) -> Error {
-        Error::Engine { context: context.into(), source: Arc::new(source.into()) }
+        Error::Engine {
+            context: context.into(),
+            source: Arc::new(source.into()),
+        }
     }
 
     /// Whether the store can no longer be trusted to go on: the process must stop.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
-        matches!(self, Error::Damaged(_) | Error::OutOfOrder { .. } | Error::Engine { .. })
+        matches!(
+            self,
+            Error::Damaged(_) | Error::OutOfOrder { .. } | Error::Engine { .. }
+        )
     }
 }
 

@@ -53,9 +53,16 @@ impl KeyRange {
             [] => KeyRange::One(key),
             [0] => {
                 // A key of one zero byte is the smallest a client can name: the whole store.
-                KeyRange::From(if key.as_ref() == [0] { Bytes::new() } else { key })
+                KeyRange::From(if key.as_ref() == [0] {
+                    Bytes::new()
+                } else {
+                    key
+                })
             }
-            _ => KeyRange::Between { start: key, end: range_end },
+            _ => KeyRange::Between {
+                start: key,
+                end: range_end,
+            },
         }
     }
 
@@ -251,7 +258,10 @@ pub enum Outcome {
     Delete(DeleteAnswer),
     Transaction(TransactionAnswer),
     Compacted,
-    LeaseGranted { id: LeaseId, ttl_s: i64 },
+    LeaseGranted {
+        id: LeaseId,
+        ttl_s: i64,
+    },
     LeaseRevoked,
     /// How many leases were ended by a [`Command::LeaseExpire`]; 0 when it came from another term.
     LeasesExpired(u64),

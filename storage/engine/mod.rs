@@ -24,8 +24,6 @@ use bytes::Bytes;
 
 use crate::error::Error;
 
-#[cfg(test)]
-mod contract;
 
 /// The tables of the store. Numbers are on disk and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,8 +90,15 @@ struct Row {
 /// One row of a [`Batch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change<'b> {
-    Put { table: Table, key: &'b [u8], value: &'b [u8] },
-    Delete { table: Table, key: &'b [u8] },
+    Put {
+        table: Table,
+        key: &'b [u8],
+        value: &'b [u8],
+    },
+    Delete {
+        table: Table,
+        key: &'b [u8],
+    },
 }
 
 impl Batch {
@@ -105,16 +110,30 @@ impl Batch {
     /// Sets `key` to `value`, each given in pieces that are laid end to end.
     pub fn put(&mut self, table: Table, key: &[&[u8]], value: &[&[u8]]) {
         let start = self.bytes.len();
-        key.iter().for_each(|piece| self.bytes.extend_from_slice(piece));
+        key.iter()
+            .for_each(|piece| self.bytes.extend_from_slice(piece));
         let key_end = self.bytes.len();
-        value.iter().for_each(|piece| self.bytes.extend_from_slice(piece));
-        self.rows.push(Row { table, start, key_end, value_end: Some(self.bytes.len()) });
+        value
+            .iter()
+            .for_each(|piece| self.bytes.extend_from_slice(piece));
+        self.rows.push(Row {
+            table,
+            start,
+            key_end,
+            value_end: Some(self.bytes.len()),
+        });
     }
 
     pub fn delete(&mut self, table: Table, key: &[&[u8]]) {
         let start = self.bytes.len();
-        key.iter().for_each(|piece| self.bytes.extend_from_slice(piece));
-        self.rows.push(Row { table, start, key_end: self.bytes.len(), value_end: None });
+        key.iter()
+            .for_each(|piece| self.bytes.extend_from_slice(piece));
+        self.rows.push(Row {
+            table,
+            start,
+            key_end: self.bytes.len(),
+            value_end: None,
+        });
     }
 
     /// The rows in the order in which they were added; a later one for the same key wins.
@@ -122,10 +141,15 @@ impl Batch {
         self.rows.iter().map(|row| {
             let key = &self.bytes[row.start..row.key_end];
             match row.value_end {
-                Some(end) => {
-                    Change::Put { table: row.table, key, value: &self.bytes[row.key_end..end] }
-                }
-                None => Change::Delete { table: row.table, key },
+                Some(end) => Change::Put {
+                    table: row.table,
+                    key,
+                    value: &self.bytes[row.key_end..end],
+                },
+                None => Change::Delete {
+                    table: row.table,
+                    key,
+                },
             }
         })
     }
@@ -154,13 +178,16 @@ pub struct Span<'k> {
     pub upper: Option<&'k [u8]>,
 }
 
+/// A row as a cursor shows it.
+pub type KeyAndValue<'c> = (&'c [u8], &'c [u8]);
+
 /// A place in a table. It starts before the first row of its span: call [`Cursor::next`] first.
 pub trait Cursor {
     /// Steps to the next row in key order; `None` at the end. The slices hold until the next call.
-    fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, Error>;
+    fn next(&mut self) -> Result<Option<KeyAndValue<'_>>, Error>;
 
     /// Goes to the first row at or after `key` (never before the span) and returns it.
-    fn seek(&mut self, key: &[u8]) -> Result<Option<(&[u8], &[u8])>, Error>;
+    fn seek(&mut self, key: &[u8]) -> Result<Option<KeyAndValue<'_>>, Error>;
 }
 
 /// What can be read: the engine itself, or one moment of it.
@@ -195,6 +222,15 @@ pub trait Engine: Read + 'static {
 
     /// Bytes at rest, and bytes in memory.
     fn size(&self) -> Size;
+}
+
+/// How an engine comes from a directory: for whoever must open one again, as after a snapshot was put in
+/// its place, without knowing which engine it is.
+///
+/// A directory that is missing or empty becomes an empty engine. One directory has one engine at a time:
+/// the former one, its snapshots and its cursors must be gone before.
+pub trait Open: Send + Sync {
+    fn open(&self, directory: &Path, retain: Retain) -> Result<Arc<dyn Engine>, Error>;
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
