@@ -56,7 +56,11 @@ pub enum MembershipError {
     #[error("too many learners: {0} at most at a time")]
     TooManyLearners(usize),
     #[error("removing {id} would leave {healthy} of {voters} voters healthy, fewer than a quorum")]
-    LosesQuorum { id: NodeId, healthy: usize, voters: usize },
+    LosesQuorum {
+        id: NodeId,
+        healthy: usize,
+        voters: usize,
+    },
     #[error("{0} is not a voter and cannot lead")]
     BadTransferee(NodeId),
     #[error("cluster {given} is not this cluster ({ours})")]

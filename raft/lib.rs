@@ -5,21 +5,4 @@
 //! Below it openraft decides, [`log`] keeps entries durably, `state_machine` hands them to the store, and
 //! [`network`] carries messages between masters. openraft's names stay inside this crate.
 
-pub mod error;
-pub mod log;
-pub mod network;
-pub mod replica;
-pub mod types;
-
-mod batcher;
-mod duties;
-mod lifecycle;
-mod log_store;
-mod membership;
-mod read;
-mod state_machine;
-
-pub use error::Error;
 pub use kontiki_storage as storage;
-pub use replica::{Config, Replica};
-pub use types::{ClusterId, NodeId, Peer};

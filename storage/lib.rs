@@ -8,25 +8,14 @@
 //! [`engine`] where bytes rest, [`keys`] how they are laid out there, [`apply`] one command against the
 //! state, [`store`] the whole, [`view`] reads, [`watch`] what comes back out.
 
-pub mod apply;
-pub mod codec;
-pub mod compaction;
 pub mod engine;
 pub mod error;
-pub mod keys;
-pub mod lease;
 pub mod record;
 pub mod request;
 pub mod revision;
-pub mod snapshot;
-pub mod store;
-pub mod verify;
-pub mod view;
-pub mod watch;
 
 pub use engine::Engine;
 pub use error::Error;
 pub use record::{Event, EventKind, KeyValue, LeaseId};
 pub use request::{Answer, Command};
 pub use revision::{Index, Revision};
-pub use store::{Options, Store};

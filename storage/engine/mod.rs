@@ -24,7 +24,6 @@ use bytes::Bytes;
 
 use crate::error::Error;
 
-
 /// The tables of the store. Numbers are on disk and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]

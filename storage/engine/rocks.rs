@@ -252,7 +252,10 @@ impl Engine for Rocks {
                 // Shared by all tables: asked of one.
                 + self
                     .db
-                    .property_int_value_cf(handle(&self.db, Table::Live), "rocksdb.block-cache-usage")
+                    .property_int_value_cf(
+                        handle(&self.db, Table::Live),
+                        "rocksdb.block-cache-usage",
+                    )
                     .ok()
                     .flatten()
                     .unwrap_or(0),
