@@ -35,16 +35,20 @@ pub enum Error {
     #[error("lease {0} already exists")]
     LeaseExists(LeaseId),
 
+    /// Bytes that should be commands are none. Whoever finds this in a committed entry must stop.
+    #[error("commands that cannot be read: {0}")]
+    Malformed(String),
+
     // The store itself.
     /// Writes that add data are refused; reads, deletes and compaction go on.
     #[error("no space left for new data in {path}: {free} bytes free, {reserved} in reserve")]
-    NoSpace {
-        path: PathBuf,
-        free: u64,
-        reserved: u64,
-    },
+    NoSpace { path: PathBuf, free: u64, reserved: u64 },
     #[error("data directory {path}: {reason}")]
     Refused { path: PathBuf, reason: String },
+    /// A snapshot can't be taken, sent or received. Nothing that was there before has changed, and nothing
+    /// of what was received is kept: the caller tries again, or turns to another source.
+    #[error("snapshot {what}: {reason}")]
+    Snapshot { what: String, reason: String },
     /// The bytes at rest are not what was written. Nothing that is served may come from them.
     #[error("damaged data: {0}")]
     Damaged(String),
@@ -61,19 +65,13 @@ pub enum Error {
 impl Error {
     /// An input or output error of the engine, with what was being done.
     pub fn engine(context: impl Into<String>, source: impl Into<std::io::Error>) -> Error {
-        Error::Engine {
-            context: context.into(),
-            source: Arc::new(source.into()),
-        }
+        Error::Engine { context: context.into(), source: Arc::new(source.into()) }
     }
 
     /// Whether the store can no longer be trusted to go on: the process must stop.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
-        matches!(
-            self,
-            Error::Damaged(_) | Error::OutOfOrder { .. } | Error::Engine { .. }
-        )
+        matches!(self, Error::Damaged(_) | Error::OutOfOrder { .. } | Error::Engine { .. })
     }
 }
 

@@ -5,17 +5,30 @@
 //! function of the state and the commands it is handed, in their order.
 //!
 //! Modules in reading order: [`revision`] and [`record`] are the nouns, [`request`] what may be asked,
-//! [`engine`] where bytes rest, [`keys`] how they are laid out there, [`apply`] one command against the
-//! state, [`store`] the whole, [`view`] reads, [`watch`] what comes back out.
+//! [`engine`] where bytes rest, [`keys`] and [`row`] how they are laid out there, [`apply`] one command
+//! against the state, [`store`] the whole, [`view`] reads, [`watch`] what comes back out, [`directory`]
+//! and [`snapshot`] whose data it is and how it travels.
 
+pub mod apply;
+pub mod codec;
+pub mod compaction;
+pub mod directory;
 pub mod engine;
 pub mod error;
+pub mod keys;
+pub mod lease;
 pub mod record;
 pub mod request;
 pub mod revision;
+pub mod row;
+pub mod snapshot;
+pub mod store;
+pub mod view;
+pub mod watch;
 
 pub use engine::Engine;
 pub use error::Error;
 pub use record::{Event, EventKind, KeyValue, LeaseId};
 pub use request::{Answer, Command};
 pub use revision::{Index, Revision};
+pub use store::{Options, Store};

@@ -78,19 +78,12 @@ impl Encoding {
 impl Event {
     #[must_use]
     pub fn new(kind: EventKind, kv: KeyValue, previous: Option<KeyValue>) -> Event {
-        Event {
-            kind,
-            kv,
-            previous,
-            encoded: Default::default(),
-        }
+        Event { kind, kv, previous, encoded: Default::default() }
     }
 
     /// The event's bytes in one form: made by `encode` the first time, shared afterwards.
     pub fn encoded(&self, form: Encoding, encode: impl FnOnce(&Event) -> Bytes) -> Bytes {
-        self.encoded[form as usize]
-            .get_or_init(|| encode(self))
-            .clone()
+        self.encoded[form as usize].get_or_init(|| encode(self)).clone()
     }
 
     /// A put that brought the key into being.
@@ -102,10 +95,7 @@ impl Event {
     /// Bytes this event keeps in memory, for the budgets of rings and buffers.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let previous = self
-            .previous
-            .as_ref()
-            .map_or(0, |kv| kv.key.len() + kv.value.len());
+        let previous = self.previous.as_ref().map_or(0, |kv| kv.key.len() + kv.value.len());
         self.kv.key.len() + self.kv.value.len() + previous + 192
     }
 }

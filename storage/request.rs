@@ -3,6 +3,8 @@
 //! Requests are checked before they are proposed ([`Command::check`], which needs no state) and again by
 //! `apply` where the answer depends on the state. Nothing here names a wire format: the fronts translate.
 
+mod check;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +15,9 @@ use crate::revision::Revision;
 
 /// Most comparisons, and most operations in one branch, of a transaction (etcd's `--max-txn-ops`).
 pub const TRANSACTION_OPERATIONS_MAX: usize = 128;
+
+/// How deep transactions may be nested. Decoders stop at a depth of about 50, so it must be less.
+pub const TRANSACTION_DEPTH_MAX: usize = 32;
 
 /// Longest lease, in seconds, that can be granted (etcd's limit).
 pub const LEASE_TTL_MAX_S: i64 = 9_000_000_000;
@@ -53,16 +58,9 @@ impl KeyRange {
             [] => KeyRange::One(key),
             [0] => {
                 // A key of one zero byte is the smallest a client can name: the whole store.
-                KeyRange::From(if key.as_ref() == [0] {
-                    Bytes::new()
-                } else {
-                    key
-                })
+                KeyRange::From(if key.as_ref() == [0] { Bytes::new() } else { key })
             }
-            _ => KeyRange::Between {
-                start: key,
-                end: range_end,
-            },
+            _ => KeyRange::Between { start: key, end: range_end },
         }
     }
 

@@ -11,18 +11,26 @@
 //!   Durability in between is the duty of the log from which the store is replayed.
 //! - An error from `write` or `sync` is final: the engine takes no more writes. What was written last may
 //!   or may not be there after reopening.
-//! - In the background the engine may drop any row for which [`Retain`] says false. Nobody may be able to
-//!   see whether it has done so yet.
+//! - In the background the engine may drop any row of [`Table::Past`] and [`Table::Changes`] for which
+//!   [`Retain`] says false, under snapshots and cursors too, and at once on disk: after a crash such a row
+//!   may be gone although newer batches are gone as well. Engines do not hide what they have not dropped
+//!   yet: readers pass over it, so that nobody can see whether it is still there.
+//! - Dropping an engine syncs nothing: it is a crash that the operating system survives. Sync before, for a
+//!   short replay at the next start.
 
 pub mod memory;
 pub mod rocks;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::error::Error;
+
+#[cfg(test)]
+mod contract;
 
 /// The tables of the store. Numbers are on disk and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +76,12 @@ impl Table {
             Table::System => "system",
         }
     }
+
+    /// Whether [`Retain`] is asked for the table's rows. All others stay until they are deleted.
+    #[must_use]
+    pub fn forgets(self) -> bool {
+        matches!(self, Table::Past | Table::Changes)
+    }
 }
 
 /// Changes that become visible, and after a crash are there, together. One buffer, however many rows.
@@ -89,15 +103,8 @@ struct Row {
 /// One row of a [`Batch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change<'b> {
-    Put {
-        table: Table,
-        key: &'b [u8],
-        value: &'b [u8],
-    },
-    Delete {
-        table: Table,
-        key: &'b [u8],
-    },
+    Put { table: Table, key: &'b [u8], value: &'b [u8] },
+    Delete { table: Table, key: &'b [u8] },
 }
 
 impl Batch {
@@ -109,30 +116,16 @@ impl Batch {
     /// Sets `key` to `value`, each given in pieces that are laid end to end.
     pub fn put(&mut self, table: Table, key: &[&[u8]], value: &[&[u8]]) {
         let start = self.bytes.len();
-        key.iter()
-            .for_each(|piece| self.bytes.extend_from_slice(piece));
+        key.iter().for_each(|piece| self.bytes.extend_from_slice(piece));
         let key_end = self.bytes.len();
-        value
-            .iter()
-            .for_each(|piece| self.bytes.extend_from_slice(piece));
-        self.rows.push(Row {
-            table,
-            start,
-            key_end,
-            value_end: Some(self.bytes.len()),
-        });
+        value.iter().for_each(|piece| self.bytes.extend_from_slice(piece));
+        self.rows.push(Row { table, start, key_end, value_end: Some(self.bytes.len()) });
     }
 
     pub fn delete(&mut self, table: Table, key: &[&[u8]]) {
         let start = self.bytes.len();
-        key.iter()
-            .for_each(|piece| self.bytes.extend_from_slice(piece));
-        self.rows.push(Row {
-            table,
-            start,
-            key_end: self.bytes.len(),
-            value_end: None,
-        });
+        key.iter().for_each(|piece| self.bytes.extend_from_slice(piece));
+        self.rows.push(Row { table, start, key_end: self.bytes.len(), value_end: None });
     }
 
     /// The rows in the order in which they were added; a later one for the same key wins.
@@ -140,15 +133,10 @@ impl Batch {
         self.rows.iter().map(|row| {
             let key = &self.bytes[row.start..row.key_end];
             match row.value_end {
-                Some(end) => Change::Put {
-                    table: row.table,
-                    key,
-                    value: &self.bytes[row.key_end..end],
-                },
-                None => Change::Delete {
-                    table: row.table,
-                    key,
-                },
+                Some(end) => {
+                    Change::Put { table: row.table, key, value: &self.bytes[row.key_end..end] }
+                }
+                None => Change::Delete { table: row.table, key },
             }
         })
     }
@@ -180,7 +168,8 @@ pub struct Span<'k> {
 /// A row as a cursor shows it.
 pub type KeyAndValue<'c> = (&'c [u8], &'c [u8]);
 
-/// A place in a table. It starts before the first row of its span: call [`Cursor::next`] first.
+/// A place in a table, at the moment at which it was made. It starts before the first row of its span: call
+/// [`Cursor::next`] first. A span whose upper bound is not above its lower one is empty.
 pub trait Cursor {
     /// Steps to the next row in key order; `None` at the end. The slices hold until the next call.
     fn next(&mut self) -> Result<Option<KeyAndValue<'_>>, Error>;
@@ -196,8 +185,11 @@ pub trait Read: Send + Sync {
     fn cursor<'r>(&'r self, table: Table, span: Span<'r>) -> Result<Box<dyn Cursor + 'r>, Error>;
 }
 
-/// Whether a row is still needed. Asked in the background, for any row, any number of times, from any
-/// thread; once it has said false for a row, it never says true for that row again.
+/// Whether a row is still needed. Asked in the background, for any row of a table that
+/// [forgets](Table::forgets), any number of times, from any thread; once it has said false for a row, it
+/// never says true for that row again, not even after a crash: it must go by what a [`Engine::sync`] has
+/// made durable. In [`Table::Changes`] it goes by key order: where it says false, it says so for every row
+/// before.
 pub type Retain = Arc<dyn Fn(Table, &[u8], &[u8]) -> bool + Send + Sync>;
 
 /// Bytes at rest. Opening is each engine's own affair; see the head of this file for what they promise.
@@ -216,11 +208,42 @@ pub trait Engine: Read + 'static {
     /// file system can link. The copy is durable when it returns, directory entry included.
     fn checkpoint(&self, directory: &Path) -> Result<(), Error>;
 
-    /// A hint that many rows are no longer retained: give their space back, in the background.
+    /// A hint that many rows of `span` are no longer retained: give their space back, in the background.
+    /// Returns at once. Hints that wait for the same table become one.
     fn reclaim(&self, table: Table, span: Span<'_>);
+
+    /// Reads everything at rest and checks it. `pace` is told of the bytes read every mebibyte or so: it
+    /// may sleep there so as not to crowd out others, or break off.
+    fn scrub(&self, pace: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), Error> {
+        let everything = Span { lower: &[], upper: None };
+        for table in Table::ALL {
+            if scan(&mut *self.cursor(table, everything)?, pace)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
 
     /// Bytes at rest, and bytes in memory.
     fn size(&self) -> Size;
+}
+
+/// How much a scrub reads before it tells its pace.
+const SCRUB_STEP_BYTES: u64 = 1 << 20;
+
+/// Reads on to the end, or until `pace` breaks off.
+fn scan(
+    rows: &mut (dyn Cursor + '_),
+    pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, Error> {
+    let mut read_bytes = 0;
+    while let Some((key, value)) = rows.next()? {
+        read_bytes += (key.len() + value.len()) as u64;
+        if read_bytes >= SCRUB_STEP_BYTES && pace(std::mem::take(&mut read_bytes)).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(pace(read_bytes))
 }
 
 /// How an engine comes from a directory: for whoever must open one again, as after a snapshot was put in

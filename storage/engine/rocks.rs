@@ -1,79 +1,70 @@
-//! The engine on disk: RocksDB. This is the only file that names it.
+//! The engine that keeps bytes on a disk. Only this file and `rocks/` name RocksDB.
 //!
-//! Keeps: the write-ahead log is off, because the replicated log is the truth and the store replays from
-//! it. Hence `atomic_flush`: all tables reach the disk together, so a crash leaves them as they were at
-//! one moment, whatever that moment was.
-//! Keeps: after the first failed write or sync nothing is written again; the process is to stop.
-//! Never: serves bytes whose checksum is wrong. A damaged block is an [`Error::Damaged`] on every read.
+//! Keeps: one column family for each table. All of them are flushed as one (`atomic_flush`), and RocksDB's
+//! own log is off: what is on disk is always a moment between two batches, and the replicated log brings
+//! back what came after it. `mark.rs` says how far that moment must reach.
+//! Keeps: after a failed write or sync nothing is written any more. A failed flush is never tried again.
+//! Never: serves a byte whose checksum was not verified when it came from the disk.
+//!
+//! Snapshots and cursors do not hold back the retain filter; see the head of `engine/mod.rs`.
 
+use std::fs::{self, File};
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor,
-    CompactOptions, DB, DBCompressionType, DBRawIteratorWithThreadMode, ErrorKind, FlushOptions,
-    LogLevel, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions, checkpoint,
-    compaction_filter::Decision,
+    Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBRawIteratorWithThreadMode,
+    ErrorKind, FlushOptions, ReadOptions, WriteBatch, WriteOptions, properties,
 };
 
-use super::{Batch, Change, Cursor, Engine, KeyAndValue, Open, Read, Retain, Size, Span, Table};
+use super::{
+    Batch, Change, Cursor, Engine, KeyAndValue, Open, Read, Retain, Size, Span, Table, scan,
+};
 use crate::error::Error;
 
-/// What an operator may choose. The defaults suit a master of a small cluster: little memory, and more of
-/// it only as it is needed.
+use mark::{Mark, sync_directory};
+use reclaim::{Hint, Reclaimer};
+use settings::{block_cache, database_options, table_options};
+
+mod mark;
+mod reclaim;
+mod settings;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// What an engine may use. The defaults suit a master of an ordinary cluster.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Memory for rows that are not flushed yet, over all tables. Bounds what a restart replays, too.
+    /// Rows not yet on disk, all tables together. It is the replay after a crash, too. While one buffer
+    /// is flushed another fills: the peak is about twice this.
     pub write_buffer_bytes: usize,
-    /// Memory for blocks read from disk, with their indexes and filters.
+    /// Blocks, indexes and filters read from disk.
     pub block_cache_bytes: usize,
-    /// Threads for flushing and compacting in the background.
+    /// Threads that flush and compact.
     pub background_threads: i32,
-    /// Open files at most.
+    /// Table files held open.
     pub open_files_max: i32,
 }
 
 impl Default for Options {
     fn default() -> Options {
         Options {
-            write_buffer_bytes: 64 << 20,
-            block_cache_bytes: 32 << 20,
+            write_buffer_bytes: 32 * MIB,
+            block_cache_bytes: 32 * MIB,
             background_threads: 2,
-            open_files_max: 512,
+            open_files_max: 256,
         }
     }
 }
 
-type Snapshot<'db> = SnapshotWithThreadMode<'db, DB>;
-
-self_cell::self_cell!(
-    /// One moment of the database, which it keeps open.
-    struct Moment {
-        owner: Arc<DB>,
-        #[covariant]
-        dependent: Snapshot,
-    }
-);
-
-/// RocksDB behind the contract of [`Engine`].
-pub struct Rocks {
-    db: Arc<DB>,
-    directory: PathBuf,
-    /// Set by the first failed write or sync.
-    poisoned: AtomicBool,
-    /// One sync at a time: they are whole flushes.
-    syncing: Mutex<()>,
-    unsynced_bytes: AtomicU64,
-    reclaimer: Option<Reclaimer>,
-}
-
-/// Opens RocksDB in whatever directory it is given.
+/// Opens directories as [`Rocks`].
 #[derive(Clone, Debug, Default)]
 pub struct RocksFactory(pub Options);
 
@@ -83,448 +74,506 @@ impl Open for RocksFactory {
     }
 }
 
+/// An open directory. One process has it at a time.
+pub struct Rocks {
+    shared: Arc<Shared>,
+    reclaimer: Reclaimer,
+}
+
+/// What snapshots and the reclaiming thread hold as well.
+struct Shared {
+    db: DB,
+    directory: PathBuf,
+    cache: Cache,
+    retain: Retain,
+    unsynced: AtomicU64,
+    /// The mark at rest. Its lock makes syncs and checkpoints come one after the other.
+    mark: Mutex<Mark>,
+    /// What went wrong first. Set once, and nothing is written any more.
+    poison: OnceLock<Error>,
+}
+
 impl Rocks {
-    /// Opens the database in `directory`, or makes one where the directory is absent or empty.
+    /// Opens `directory`, which is created where it is missing. Refuses what is not ours or in use, and
+    /// calls damaged what does not hold everything a sync has promised.
     ///
     /// # Errors
-    /// [`Error::Refused`] for a directory of something else or of a later release, [`Error::Damaged`]
-    /// where RocksDB finds its files wrong or missing, [`Error::Engine`] for the file system's errors.
+    /// [`Error::Refused`] for a directory of something else, of a newer program, or in use;
+    /// [`Error::Damaged`] where files are missing, wrong, or behind what was synced;
+    /// [`Error::Engine`] for the file system's own errors.
     pub fn open(directory: &Path, options: &Options, retain: Retain) -> Result<Arc<Rocks>, Error> {
-        let exists = directory.join("CURRENT").exists();
-        let settings = database_options(options);
-        if exists {
-            let known: Vec<&str> = Table::ALL.iter().map(|table| table.name()).collect();
-            let found = DB::list_cf(&settings, directory).map_err(|error| {
-                failed(&error, format!("list tables of {}", directory.display()))
-            })?;
-            let foreign = found
-                .iter()
-                .find(|name| *name != "default" && !known.contains(&&***name));
-            if let Some(foreign) = foreign {
-                return Err(Error::Refused {
-                    path: directory.to_owned(),
-                    reason: format!("has a table `{foreign}` that this release does not know"),
-                });
-            }
-        } else if std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(Error::Refused {
-                path: directory.to_owned(),
-                reason: "is not empty and holds no store; give an empty one".to_owned(),
-            });
-        }
-        let cache = Cache::new_lru_cache(options.block_cache_bytes);
-        let tables = Table::ALL.iter().map(|table| {
-            let settings = table_options(*table, options, &cache, &retain);
-            ColumnFamilyDescriptor::new(table.name(), settings)
+        let mark = prepare(directory)?;
+        let cache = block_cache(options);
+        let families = Table::ALL.map(|table| {
+            let options = table_options(table, options, &cache, &retain);
+            ColumnFamilyDescriptor::new(table.name(), options)
         });
-        let db = DB::open_cf_descriptors(&settings, directory, tables)
-            .map_err(|error| failed(&error, format!("open store in {}", directory.display())))?;
-        let db = Arc::new(db);
-        Ok(Arc::new(Rocks {
-            reclaimer: Some(Reclaimer::start(db.clone())?),
+        let database = database_options(options)?;
+        let db = DB::open_cf_descriptors(&database, directory, families)
+            .map_err(|error| cannot_open(directory, error))?;
+        // The number comes from the manifest: the newest row in any flushed file.
+        let sequence = db.latest_sequence_number();
+        if sequence < mark.sequence {
+            return Err(Error::Damaged(format!(
+                "{} ends at row {sequence}, row {} was synced",
+                directory.display(),
+                mark.sequence
+            )));
+        }
+        let shared = Arc::new(Shared {
             db,
-            directory: directory.to_owned(),
-            poisoned: AtomicBool::new(false),
-            syncing: Mutex::new(()),
-            unsynced_bytes: AtomicU64::new(0),
-        }))
-    }
-
-    /// Reads every row of every table and with it every checksum.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] at the first block that is not what was written.
-    pub fn scrub(&self) -> Result<(), Error> {
-        for table in Table::ALL {
-            let mut reading = ReadOptions::default();
-            reading.fill_cache(false);
-            reading.set_verify_checksums(true);
-            let mut rows = self
-                .db
-                .raw_iterator_cf_opt(handle(&self.db, table), reading);
-            rows.seek_to_first();
-            while rows.valid() {
-                rows.next();
-            }
-            rows.status()
-                .map_err(|error| failed(&error, format!("scrub {}", table.name())))?;
-        }
-        Ok(())
-    }
-
-    fn refuse_if_poisoned(&self, what: &str) -> Result<(), Error> {
-        if self.poisoned.load(Ordering::Acquire) {
-            let cause = io::Error::other("an earlier write or sync failed");
-            return Err(Error::engine(
-                format!("{what} {}", self.directory.display()),
-                cause,
-            ));
-        }
-        Ok(())
-    }
-
-    fn poison(&self, error: &rocksdb::Error, what: &str) -> Error {
-        self.poisoned.store(true, Ordering::Release);
-        failed(error, format!("{what} {}", self.directory.display()))
+            directory: directory.to_path_buf(),
+            cache,
+            retain,
+            unsynced: AtomicU64::new(0),
+            mark: Mutex::new(mark),
+            poison: OnceLock::new(),
+        });
+        let reclaimer = Reclaimer::start({
+            let shared = shared.clone();
+            move |table, hint| shared.reclaim(table, &hint)
+        })
+        .map_err(|error| Error::engine("start the thread that reclaims space", error))?;
+        Ok(Arc::new(Rocks { shared, reclaimer }))
     }
 }
 
-impl Engine for Rocks {
-    fn snapshot(&self) -> Arc<dyn Read> {
-        Arc::new(Moment::new(self.db.clone(), |db| db.snapshot()))
-    }
-
-    fn write(&self, batch: &Batch) -> Result<(), Error> {
-        self.refuse_if_poisoned("write to store in")?;
-        let mut rows = WriteBatch::default();
-        // One look-up of the table's handle per run of rows of one table would save little: the map
-        // behind it has eight entries.
-        for change in batch.changes() {
-            match change {
-                Change::Put { table, key, value } => {
-                    rows.put_cf(handle(&self.db, table), key, value);
-                }
-                Change::Delete { table, key } => rows.delete_cf(handle(&self.db, table), key),
-            }
-        }
-        let mut writing = WriteOptions::default();
-        writing.disable_wal(true);
-        self.db
-            .write_opt(rows, &writing)
-            .map_err(|error| self.poison(&error, "write to store in"))?;
-        self.unsynced_bytes
-            .fetch_add(batch.weight() as u64, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn sync(&self) -> Result<(), Error> {
-        self.refuse_if_poisoned("sync store in")?;
-        let _one = self.syncing.lock();
-        let before = self.unsynced_bytes.load(Ordering::Relaxed);
-        let tables: Vec<&ColumnFamily> = Table::ALL
-            .iter()
-            .map(|table| handle(&self.db, *table))
-            .collect();
-        let mut flush = FlushOptions::default();
-        flush.set_wait(true);
-        self.db
-            .flush_cfs_opt(&tables.iter().collect::<Vec<_>>(), &flush)
-            .map_err(|error| self.poison(&error, "sync store in"))?;
-        self.unsynced_bytes.fetch_sub(before, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn checkpoint(&self, directory: &Path) -> Result<(), Error> {
-        let context = || format!("checkpoint to {}", directory.display());
-        let _one = self.syncing.lock();
-        checkpoint::Checkpoint::new(&*self.db)
-            // Zero: flush first, whatever the size of a log that is not there.
-            .and_then(|made| made.create_checkpoint_with_log_size(directory, 0))
-            .map_err(|error| failed(&error, context()))?;
-        sync_directory(directory).map_err(|error| Error::engine(context(), error))?;
-        match directory.parent() {
-            Some(parent) => sync_directory(parent).map_err(|error| Error::engine(context(), error)),
-            None => Ok(()),
-        }
-    }
-
-    fn reclaim(&self, table: Table, span: Span<'_>) {
-        if let Some(reclaimer) = &self.reclaimer {
-            reclaimer.ask(table, span);
-        }
-    }
-
-    fn size(&self) -> Size {
-        let sum = |name: &str| -> u64 {
-            Table::ALL
-                .iter()
-                .filter_map(|table| {
-                    self.db
-                        .property_int_value_cf(handle(&self.db, *table), name)
-                        .ok()
-                        .flatten()
-                })
-                .sum()
-        };
-        Size {
-            disk: sum("rocksdb.total-sst-files-size"),
-            memory: sum("rocksdb.cur-size-all-mem-tables")
-                // Shared by all tables: asked of one.
-                + self
-                    .db
-                    .property_int_value_cf(
-                        handle(&self.db, Table::Live),
-                        "rocksdb.block-cache-usage",
-                    )
-                    .ok()
-                    .flatten()
-                    .unwrap_or(0),
-            unsynced: self.unsynced_bytes.load(Ordering::Relaxed),
-        }
+#[cfg(test)]
+impl Rocks {
+    /// Returns once everything that was hinted at is done.
+    pub(super) fn settle(&self) {
+        self.reclaimer.settle();
     }
 }
 
 impl Drop for Rocks {
     fn drop(&mut self) {
-        // What is not synced is replayed from the log at the next start: nothing to wait for but the
-        // thread that holds the database.
-        drop(self.reclaimer.take());
-        self.db.cancel_all_background_work(true);
+        self.reclaimer.end();
+        // A compaction at work breaks off, so that its thread can be waited for. Nothing is flushed.
+        self.shared.db.cancel_all_background_work(false);
     }
 }
 
 impl Read for Rocks {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        let found = self.db.get_pinned_cf(handle(&self.db, table), key);
-        found
-            .map(|row| row.map(|row| Bytes::copy_from_slice(&row)))
-            .map_err(|error| failed(&error, format!("read from {}", table.name())))
+        let found = self.shared.db.get_pinned_cf(self.shared.family(table), key);
+        let found = found.map_err(|error| cannot_read(table, error))?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
     fn cursor<'r>(&'r self, table: Table, span: Span<'r>) -> Result<Box<dyn Cursor + 'r>, Error> {
-        let rows = self
-            .db
-            .raw_iterator_cf_opt(handle(&self.db, table), bounded(span));
-        Ok(Box::new(Rows::over(rows, table, span)))
+        let family = self.shared.family(table);
+        let open = |options| self.shared.db.raw_iterator_cf_opt(family, options);
+        Ok(Place::boxed(table, span, open))
     }
 }
+
+impl Engine for Rocks {
+    fn snapshot(&self) -> Arc<dyn Read> {
+        Arc::new(Moment::new(self.shared.clone(), |shared| shared.db.snapshot()))
+    }
+
+    fn write(&self, batch: &Batch) -> Result<(), Error> {
+        self.shared.write(batch)
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        self.shared.sync()
+    }
+
+    fn checkpoint(&self, directory: &Path) -> Result<(), Error> {
+        self.shared.checkpoint(directory)
+    }
+
+    fn reclaim(&self, table: Table, span: Span<'_>) {
+        self.reclaimer.hint(table, span);
+    }
+
+    fn scrub(&self, pace: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), Error> {
+        self.shared.scrub(pace)
+    }
+
+    fn size(&self) -> Size {
+        self.shared.size()
+    }
+}
+
+impl Shared {
+    fn family(&self, table: Table) -> &ColumnFamily {
+        self.db.cf_handle(table.name()).expect("every table was opened with the database")
+    }
+
+    fn write(&self, batch: &Batch) -> Result<(), Error> {
+        self.check_poison()?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let families = Table::ALL.map(|table| self.family(table));
+        // Beside its bytes a row takes a few more for its kind, table and lengths.
+        let rows_bytes = batch.weight() + batch.rows.len() * 16;
+        let mut rows = WriteBatch::with_capacity_bytes(rows_bytes + 16);
+        for change in batch.changes() {
+            match change {
+                Change::Put { table, key, value } => {
+                    rows.put_cf(families[table as usize], key, value);
+                }
+                Change::Delete { table, key } => rows.delete_cf(families[table as usize], key),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db.write_opt(rows, &options).map_err(|error| {
+            self.poisoned(translate(format!("write to {}", self.directory.display()), error))
+        })?;
+        self.unsynced.fetch_add(batch.weight() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        let mut mark = self.mark.lock();
+        self.check_poison()?;
+        let unsynced = self.unsynced.load(Ordering::Relaxed);
+        let sequence = self.db.latest_sequence_number();
+        if sequence == mark.sequence {
+            return Ok(());
+        }
+        let families = Table::ALL.map(|table| self.family(table));
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.db.flush_cfs_opt(&families.each_ref(), &options).map_err(|error| {
+            self.poisoned(translate(format!("sync {}", self.directory.display()), error))
+        })?;
+        let next = Mark { tables: Table::ALL.len() as u32, sequence };
+        next.write(&self.directory).map_err(|error| self.poisoned(error))?;
+        *mark = next;
+        self.unsynced.fetch_sub(unsynced, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn check_poison(&self) -> Result<(), Error> {
+        match self.poison.get() {
+            None => Ok(()),
+            Some(first) => Err(Error::engine(
+                format!(
+                    "{} takes no more writes since one failed; restart the process",
+                    self.directory.display()
+                ),
+                io::Error::other(first.clone()),
+            )),
+        }
+    }
+
+    fn poisoned(&self, error: Error) -> Error {
+        // The first one tells the most; a second one at the same time changes nothing.
+        let _ = self.poison.set(error.clone());
+        error
+    }
+
+    /// Built beside `directory` and renamed into place, so that what bears the name is complete.
+    fn checkpoint(&self, directory: &Path) -> Result<(), Error> {
+        let _one_at_a_time = self.mark.lock();
+        self.check_poison()?;
+        let refused = |reason: &str| Error::Refused {
+            path: directory.to_path_buf(),
+            reason: reason.to_owned(),
+        };
+        if directory.exists() {
+            return Err(refused("a checkpoint needs a name that is free"));
+        }
+        let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else {
+            return Err(refused("a checkpoint needs a name in a directory"));
+        };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        let mut building = name.to_owned();
+        building.push(".building");
+        let building = parent.join(building);
+        let done = self.build_checkpoint(&building).and_then(|()| {
+            let put = || {
+                fs::rename(&building, directory)?;
+                sync_directory(parent)
+            };
+            put().map_err(|error| {
+                Error::engine(format!("put checkpoint {} in place", directory.display()), error)
+            })
+        });
+        if done.is_err() {
+            // Whatever is left is in nobody's way but the next checkpoint's, which removes it as well.
+            let _ = fs::remove_dir_all(&building);
+        }
+        done
+    }
+
+    fn build_checkpoint(&self, building: &Path) -> Result<(), Error> {
+        let context = || format!("build checkpoint {}", building.display());
+        if building.exists() {
+            fs::remove_dir_all(building).map_err(|error| Error::engine(context(), error))?;
+        }
+        let sequence = self.db.latest_sequence_number();
+        Checkpoint::new(&self.db)
+            .and_then(|checkpoint| checkpoint.create_checkpoint(building))
+            .map_err(|error| translate(context(), error))?;
+        let sync = || {
+            for entry in fs::read_dir(building)? {
+                File::open(entry?.path())?.sync_all()?;
+            }
+            Ok(())
+        };
+        sync().map_err(|error: io::Error| Error::engine(context(), error))?;
+        Mark { tables: Table::ALL.len() as u32, sequence }.write(building)
+    }
+
+    /// On the reclaiming thread. Rows that are still needed are safe here whatever the hint says: whole
+    /// files go only where [`Retain`] lets their last row go, all else goes through the filter.
+    fn reclaim(&self, table: Table, hint: &Hint) {
+        if table == Table::Changes
+            && let Err(error) = self.drop_files(table, hint)
+        {
+            tracing::warn!(%error, table = table.name(), "cannot drop files that are not needed");
+        }
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        let lower = Some(hint.lower.as_slice());
+        self.db.compact_range_cf_opt(self.family(table), lower, hint.upper.as_deref(), &options);
+    }
+
+    /// Unlinks the files that lie within the hint, unread. Right only where retaining goes by key order,
+    /// which [`Retain`] promises for one table.
+    fn drop_files(&self, table: Table, hint: &Hint) -> Result<(), Error> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(hint.lower.clone());
+        if let Some(upper) = &hint.upper {
+            options.set_iterate_upper_bound(upper.clone());
+        }
+        options.fill_cache(false);
+        let mut rows = self.db.raw_iterator_cf_opt(self.family(table), options);
+        rows.seek_to_last();
+        let Some((last, value)) = rows.item() else {
+            return rows.status().map_err(|error| cannot_read(table, error));
+        };
+        if (self.retain)(table, last, value) {
+            return Ok(());
+        }
+        self.db
+            .delete_file_in_range_cf(self.family(table), hint.lower.as_slice(), last)
+            .map_err(|error| translate(format!("drop files of {}", table.name()), error))
+    }
+
+    fn scrub(&self, pace: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), Error> {
+        for table in Table::ALL {
+            let mut options = ReadOptions::default();
+            // What is read once is not worth a place in the cache.
+            options.fill_cache(false);
+            options.set_readahead_size(256 * KIB);
+            let rows = self.db.raw_iterator_cf_opt(self.family(table), options);
+            if scan(&mut Place { rows, table, started: false }, pace)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn size(&self) -> Size {
+        let sum = |property: &rocksdb::properties::PropName| {
+            // A property RocksDB cannot tell counts as nothing: sizes guide, they decide nothing.
+            let told = Table::ALL.map(|table| {
+                self.db.property_int_value_cf(self.family(table), property).ok().flatten()
+            });
+            told.into_iter().flatten().sum::<u64>()
+        };
+        Size {
+            disk: sum(properties::TOTAL_SST_FILES_SIZE),
+            memory: sum(properties::SIZE_ALL_MEM_TABLES)
+                + sum(properties::ESTIMATE_TABLE_READERS_MEM)
+                + self.cache.get_usage() as u64,
+            unsynced: self.unsynced.load(Ordering::Relaxed),
+        }
+    }
+}
+
+self_cell::self_cell!(
+    /// A snapshot together with the database it belongs to, which it keeps open.
+    struct Moment {
+        owner: Arc<Shared>,
+        #[covariant]
+        dependent: Snapshot,
+    }
+);
+
+type Snapshot<'s> = rocksdb::SnapshotWithThreadMode<'s, DB>;
 
 impl Read for Moment {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        let found = self
-            .borrow_dependent()
-            .get_pinned_cf(handle(self.borrow_owner(), table), key);
-        found
-            .map(|row| row.map(|row| Bytes::copy_from_slice(&row)))
-            .map_err(|error| failed(&error, format!("read from {}", table.name())))
+        let family = self.borrow_owner().family(table);
+        let found = self.borrow_dependent().get_pinned_cf(family, key);
+        let found = found.map_err(|error| cannot_read(table, error))?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
     fn cursor<'r>(&'r self, table: Table, span: Span<'r>) -> Result<Box<dyn Cursor + 'r>, Error> {
-        let table_handle = handle(self.borrow_owner(), table);
-        let rows = self
-            .borrow_dependent()
-            .raw_iterator_cf_opt(table_handle, bounded(span));
-        Ok(Box::new(Rows::over(rows, table, span)))
+        let family = self.borrow_owner().family(table);
+        let open = |options| self.borrow_dependent().raw_iterator_cf_opt(family, options);
+        Ok(Place::boxed(table, span, open))
     }
 }
 
-/// A cursor. RocksDB stops at the upper bound by itself.
-struct Rows<'r> {
+/// A cursor. RocksDB clamps it to the span.
+struct Place<'r> {
     rows: DBRawIteratorWithThreadMode<'r, DB>,
     table: Table,
-    lower: &'r [u8],
     started: bool,
 }
 
-impl<'r> Rows<'r> {
-    fn over(rows: DBRawIteratorWithThreadMode<'r, DB>, table: Table, span: Span<'r>) -> Rows<'r> {
-        Rows {
-            rows,
-            table,
-            lower: span.lower,
-            started: false,
+/// A cursor over no row at all. RocksDB is not asked about spans that are upside down.
+struct Nowhere;
+
+impl<'r> Place<'r> {
+    fn boxed(
+        table: Table,
+        span: Span<'_>,
+        open: impl FnOnce(ReadOptions) -> DBRawIteratorWithThreadMode<'r, DB>,
+    ) -> Box<dyn Cursor + 'r> {
+        if span.upper.is_some_and(|upper| upper <= span.lower) {
+            return Box::new(Nowhere);
         }
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(span.lower);
+        if let Some(upper) = span.upper {
+            options.set_iterate_upper_bound(upper);
+        }
+        // A reader that lets go of the last hold on a file does not unlink it itself.
+        options.set_background_purge_on_iterator_cleanup(true);
+        Box::new(Place { rows: open(options), table, started: false })
     }
 
-    fn here(&self) -> Result<Option<KeyAndValue<'_>>, Error> {
+    /// The row at hand. Past the end it asks RocksDB whether it is the end or an error, each time.
+    fn row(&self) -> Result<Option<KeyAndValue<'_>>, Error> {
         match self.rows.item() {
             Some(row) => Ok(Some(row)),
-            // Not valid: the end, or a block that could not be read.
-            None => match self.rows.status() {
-                Ok(()) => Ok(None),
-                Err(error) => Err(failed(&error, format!("scan {}", self.table.name()))),
-            },
+            None => {
+                self.rows.status().map_err(|error| cannot_read(self.table, error))?;
+                Ok(None)
+            }
         }
     }
 }
 
-impl Cursor for Rows<'_> {
+impl Cursor for Place<'_> {
     fn next(&mut self) -> Result<Option<KeyAndValue<'_>>, Error> {
         if !self.started {
-            return self.seek(self.lower);
-        }
-        // Stepping on from beyond the end is not allowed by RocksDB.
-        if self.rows.valid() {
+            self.started = true;
+            self.rows.seek_to_first();
+        } else if self.rows.valid() {
             self.rows.next();
         }
-        self.here()
+        self.row()
     }
 
     fn seek(&mut self, key: &[u8]) -> Result<Option<KeyAndValue<'_>>, Error> {
         self.started = true;
-        self.rows.seek(key.max(self.lower));
-        self.here()
+        self.rows.seek(key);
+        self.row()
     }
 }
 
-/// The thread that gives space back. It is given hints; one that comes while as many wait as there are
-/// tables is dropped, since the next compaction brings another.
-struct Reclaimer {
-    hints: Option<SyncSender<Hint>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-struct Hint {
-    table: Table,
-    lower: Vec<u8>,
-    upper: Option<Vec<u8>>,
-}
-
-impl Reclaimer {
-    fn start(db: Arc<DB>) -> Result<Reclaimer, Error> {
-        let (hints, waiting) = sync_channel::<Hint>(Table::ALL.len());
-        let thread = std::thread::Builder::new()
-            .name("store-reclaim".to_owned())
-            .spawn(move || {
-                while let Ok(hint) = waiting.recv() {
-                    reclaim(&db, &hint);
-                }
-            })
-            .map_err(|error| Error::engine("start the thread that reclaims space", error))?;
-        Ok(Reclaimer {
-            hints: Some(hints),
-            thread: Some(thread),
-        })
+impl Cursor for Nowhere {
+    fn next(&mut self) -> Result<Option<KeyAndValue<'_>>, Error> {
+        Ok(None)
     }
 
-    fn ask(&self, table: Table, span: Span<'_>) {
-        let hint = Hint {
-            table,
-            lower: span.lower.to_vec(),
-            upper: span.upper.map(<[u8]>::to_vec),
-        };
-        if let Some(hints) = &self.hints {
-            match hints.try_send(hint) {
-                Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
-            }
+    fn seek(&mut self, _key: &[u8]) -> Result<Option<KeyAndValue<'_>>, Error> {
+        Ok(None)
+    }
+}
+
+/// Looks at `directory` before RocksDB does, which takes any directory, would make an empty database of one
+/// that has lost its head, and changes what it opens.
+fn prepare(directory: &Path) -> Result<Mark, Error> {
+    let refused = |reason: String| Error::Refused { path: directory.to_path_buf(), reason };
+    let failed = |error| Error::engine(format!("prepare {}", directory.display()), error);
+    let Some(mark) = Mark::read(directory)? else {
+        fs::create_dir_all(directory).map_err(failed)?;
+        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_directory(parent).map_err(failed)?;
         }
-    }
-}
-
-impl Drop for Reclaimer {
-    fn drop(&mut self) {
-        drop(self.hints.take());
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by the thread itself and leaves only space behind.
-            let _ = thread.join();
+        let foreign = fs::read_dir(directory)
+            .and_then(|entries| entries.collect::<Result<Vec<_>, _>>())
+            .map_err(failed)?
+            .into_iter()
+            .find(|entry| entry.file_name() != mark::NAME_NEXT);
+        if let Some(foreign) = foreign {
+            return Err(refused(format!(
+                "it holds {:?}, which is not of a store's making; give an empty directory",
+                foreign.file_name()
+            )));
         }
+        let first = Mark { tables: Table::ALL.len() as u32, sequence: 0 };
+        first.write(directory)?;
+        return Ok(first);
+    };
+    if mark.tables > Table::ALL.len() as u32 {
+        return Err(refused(format!(
+            "it has {} tables, this program knows {}; run the newer program",
+            mark.tables,
+            Table::ALL.len()
+        )));
     }
-}
-
-fn reclaim(db: &DB, hint: &Hint) {
-    let table = handle(db, hint.table);
-    if hint.table == Table::Changes
-        && let Some(upper) = &hint.upper
-    {
-        // Changes are ordered by revision and forgotten by revision: whole files below the span's end
-        // hold nothing that is retained, and going by file costs no reading at all.
-        if let Err(error) = db.delete_file_in_range_cf(table, &hint.lower, upper) {
-            tracing::warn!(%error, "could not drop files of forgotten changes");
+    if !directory.join("CURRENT").exists() {
+        // Nothing was ever promised of a directory whose making was cut short.
+        if mark.sequence == 0 {
+            return Ok(mark);
         }
-        return;
+        return Err(Error::Damaged(format!("{} has no CURRENT", directory.display())));
     }
-    let mut how = CompactOptions::default();
-    how.set_exclusive_manual_compaction(false);
-    db.compact_range_cf_opt(table, Some(&hint.lower), hint.upper.as_ref(), &how);
-}
-
-fn bounded(span: Span<'_>) -> ReadOptions {
-    let mut reading = ReadOptions::default();
-    if let Some(upper) = span.upper {
-        reading.set_iterate_upper_bound(upper);
+    let families = DB::list_cf(&rocksdb::Options::default(), directory)
+        .map_err(|error| cannot_open(directory, error))?;
+    let known = |name: &str| {
+        name == rocksdb::DEFAULT_COLUMN_FAMILY_NAME
+            || Table::ALL.iter().any(|table| table.name() == name)
+    };
+    if let Some(foreign) = families.iter().find(|name| !known(name)) {
+        return Err(refused(format!(
+            "it has a table {foreign:?}, which this program does not know; run the newer program"
+        )));
     }
-    reading
+    let promised = &Table::ALL[..mark.tables as usize];
+    let is_there = |table: &Table| families.iter().any(|name| name == table.name());
+    match promised.iter().find(|table| mark.sequence > 0 && !is_there(table)) {
+        Some(lost) => Err(Error::Damaged(format!(
+            "{} has lost its table {:?}",
+            directory.display(),
+            lost.name()
+        ))),
+        None => Ok(mark),
+    }
 }
 
-fn handle(db: &DB, table: Table) -> &ColumnFamily {
-    db.cf_handle(table.name())
-        .expect("every table is opened with the database")
-}
-
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    std::fs::File::open(directory)?.sync_all()
-}
-
-/// Sorts RocksDB's errors by what a caller can do: damage is never served, anything else stops.
-fn failed(error: &rocksdb::Error, context: String) -> Error {
+fn cannot_open(directory: &Path, error: rocksdb::Error) -> Error {
+    let refused =
+        |reason: &str| Error::Refused { path: directory.to_path_buf(), reason: reason.to_owned() };
     match error.kind() {
-        ErrorKind::Corruption | ErrorKind::NotFound => {
-            Error::Damaged(format!("{context}: {error}"))
+        ErrorKind::IOError if error.as_ref().contains("/LOCK:") => {
+            refused("another process has it open, or this one still does; stop that one first")
         }
-        ErrorKind::InvalidArgument | ErrorKind::NotSupported => {
-            Error::Damaged(format!("{context}: {error}"))
-        }
-        _ => {
-            let text = error.to_string();
-            let kind = if text.contains("No space left") {
-                io::ErrorKind::StorageFull
-            } else {
-                io::ErrorKind::Other
-            };
-            Error::engine(context, io::Error::new(kind, text))
-        }
+        ErrorKind::InvalidArgument | ErrorKind::NotSupported => refused(error.as_ref()),
+        _ => translate(format!("open {}", directory.display()), error),
     }
 }
 
-fn database_options(options: &Options) -> rocksdb::Options {
-    let mut settings = rocksdb::Options::default();
-    settings.create_if_missing(true);
-    settings.create_missing_column_families(true);
-    settings.set_atomic_flush(true);
-    settings.set_paranoid_checks(true);
-    settings.set_db_write_buffer_size(options.write_buffer_bytes);
-    settings.set_max_background_jobs(options.background_threads);
-    settings.set_max_open_files(options.open_files_max);
-    settings.set_max_file_opening_threads(1);
-    settings.set_bytes_per_sync(1 << 20);
-    settings.set_max_manifest_file_size(8 << 20);
-    // RocksDB's own diary: small, and only what is wrong.
-    settings.set_log_level(LogLevel::Warn);
-    settings.set_max_log_file_size(1 << 20);
-    settings.set_keep_log_file_num(2);
-    settings.set_stats_dump_period_sec(0);
-    settings
+fn cannot_read(table: Table, error: rocksdb::Error) -> Error {
+    translate(format!("read table {}", table.name()), error)
 }
 
-fn table_options(
-    table: Table,
-    options: &Options,
-    cache: &Cache,
-    retain: &Retain,
-) -> rocksdb::Options {
-    let mut settings = rocksdb::Options::default();
-    let mut blocks = BlockBasedOptions::default();
-    blocks.set_block_cache(cache);
-    blocks.set_cache_index_and_filter_blocks(true);
-    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    blocks.set_format_version(6);
-    if table == Table::Live {
-        // Most creates ask for a key that is not there.
-        blocks.set_bloom_filter(10.0, false);
-        blocks.set_index_type(BlockBasedIndexType::BinarySearch);
-        settings.set_memtable_prefix_bloom_ratio(0.02);
-        settings.set_memtable_whole_key_filtering(true);
-    } else {
-        blocks.set_block_size(16 << 10);
+/// A file that RocksDB counts on and that is gone is damage, as wrong bytes are.
+fn translate(context: String, error: rocksdb::Error) -> Error {
+    let text = error.as_ref();
+    match error.kind() {
+        ErrorKind::Corruption => Error::Damaged(format!("{context}: {text}")),
+        ErrorKind::IOError if text.contains("No such file or directory") => {
+            Error::Damaged(format!("{context}: {text}"))
+        }
+        ErrorKind::IOError if text.contains("No space left on device") => {
+            Error::engine(context, io::Error::new(io::ErrorKind::StorageFull, error))
+        }
+        _ => Error::engine(context, io::Error::other(error)),
     }
-    settings.set_block_based_table_factory(&blocks);
-    settings.set_compression_type(DBCompressionType::Lz4);
-    settings.set_bottommost_compression_type(DBCompressionType::Zstd);
-    settings.set_level_compaction_dynamic_level_bytes(true);
-    // A quarter of the whole for one table's buffer, so that one can fill while another is flushed.
-    settings.set_write_buffer_size((options.write_buffer_bytes / 4).max(1 << 20));
-    settings.set_max_write_buffer_number(4);
-    settings.set_target_file_size_base(32 << 20);
-    settings.set_max_bytes_for_level_base(128 << 20);
-    if matches!(table, Table::Past | Table::Changes) {
-        let retain = retain.clone();
-        settings.set_compaction_filter("retain", move |_level, key, value| {
-            if retain(table, key, value) {
-                Decision::Keep
-            } else {
-                Decision::Remove
-            }
-        });
-    }
-    settings
 }

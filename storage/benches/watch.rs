@@ -1,0 +1,3 @@
+//! Tests of this room through its door.
+
+fn main() {}
