@@ -1,6 +1,30 @@
 //! One ordered history of commands, agreed on by the masters.
 //!
-//! openraft decides; this crate keeps its entries durably, carries them between masters and hands them to
-//! the store. openraft's names stay inside this crate.
+//! [`replica::Replica`] is the door: propose a command, wait for a read barrier, watch, keep leases alive,
+//! change the membership. Whoever holds one never needs to know who leads.
+//! Below it openraft decides, [`log`] keeps entries durably, `state_machine` hands them to the store, and
+//! [`network`] carries messages between masters. openraft's names stay inside this crate.
 
+pub mod error;
+pub mod lifecycle;
+pub mod log;
+pub mod membership;
+pub mod network;
+pub mod replica;
+pub mod types;
+
+mod batcher;
+mod duties;
+mod encoding;
+mod inbound;
+mod log_store;
+mod outbound;
+mod progress;
+mod read;
+mod snapshots;
+mod state_machine;
+
+pub use error::Error;
 pub use kontiki_storage as storage;
+pub use replica::{Config, Replica};
+pub use types::{ClusterId, NodeId, Peer};

@@ -1,0 +1,105 @@
+//! What can be set about a replica, and what is sensible where nothing is.
+
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// etcd's `--max-request-bytes`.
+const REQUEST_BYTES_MAX: usize = 3 << 19;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// A follower that hears nothing for a time between these calls an election.
+    pub election_timeout_ms: (u64, u64),
+    pub heartbeat_ms: u64,
+    /// How long a request waits for a leader and for its answer. etcd's: 5 s and two elections.
+    pub request_timeout_ms: Option<u64>,
+
+    /// Most bytes and most commands that are gathered into one entry.
+    pub batch_bytes_max: usize,
+    pub batch_commands_max: usize,
+    /// Entries of this member's that are under way at a time.
+    pub entries_in_flight_max: usize,
+    /// Most bytes of one command.
+    pub request_bytes_max: usize,
+    /// Proposals, and readers, that wait; the next is refused.
+    pub waiting_max: usize,
+
+    /// Entries that stay in the log behind what is durable, for followers that lag. Who lags further
+    /// gets a snapshot.
+    pub log_entries_kept: u64,
+    /// Bytes of log that may stay; fewer entries are kept where they are large.
+    pub log_bytes_kept_max: u64,
+    /// The store is synced after so many bytes, and so often when there is anything to sync.
+    pub flush_bytes: u64,
+    pub flush_interval: Duration,
+
+    /// How often what is left of long leases is written down.
+    pub lease_checkpoint_interval: Duration,
+    /// History older than this is forgotten; `None` leaves that to clients.
+    pub compaction_interval: Option<Duration>,
+    /// A learner asks to become a voter as soon as it has caught up.
+    pub become_voter: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            election_timeout_ms: (1000, 2000),
+            heartbeat_ms: 100,
+            request_timeout_ms: None,
+            batch_bytes_max: 1 << 20,
+            batch_commands_max: 512,
+            entries_in_flight_max: 4,
+            request_bytes_max: REQUEST_BYTES_MAX,
+            waiting_max: 16_384,
+            log_entries_kept: 50_000,
+            log_bytes_kept_max: 1 << 30,
+            flush_bytes: 256 << 20,
+            flush_interval: Duration::from_secs(10),
+            lease_checkpoint_interval: Duration::from_secs(300),
+            compaction_interval: None,
+            become_voter: false,
+        }
+    }
+}
+
+impl Config {
+    #[must_use]
+    pub fn request_timeout(&self) -> Duration {
+        let default = 5000 + 2 * self.election_timeout_ms.1;
+        Duration::from_millis(self.request_timeout_ms.unwrap_or(default))
+    }
+
+    /// The shortest lease: one and a half election timeouts, in whole seconds, as etcd's. A shorter one
+    /// could run out while there is no leader to renew it with.
+    #[must_use]
+    pub fn lease_ttl_min_s(&self) -> i64 {
+        (self.election_timeout_ms.0 * 3).div_ceil(2000) as i64
+    }
+
+    /// The same for openraft.
+    pub(crate) fn openraft(&self) -> Result<openraft::Config, Error> {
+        let config = openraft::Config {
+            cluster_name: "kontiki".into(),
+            election_timeout_min: self.election_timeout_ms.0,
+            election_timeout_max: self.election_timeout_ms.1,
+            heartbeat_interval: self.heartbeat_ms,
+            // A whole store takes as long as it takes; a link that stands still fails by itself.
+            install_snapshot_timeout: 3_600_000,
+            // Entries hold many commands each, and the log reader bounds an answer by bytes.
+            max_payload_entries: 256,
+            snapshot_policy: openraft::SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: self.log_entries_kept,
+            purge_batch_size: (self.log_entries_kept / 8).clamp(1, 4096),
+            enable_pre_vote: Some(true),
+            // A leader that comes back may lead on only after an election: what it had committed last
+            // is written down without a sync, and its store lags behind.
+            enable_leader_restore: Some(false),
+            ..openraft::Config::default()
+        };
+        config.validate().map_err(|error| {
+            Error::Stopped(format!("the settings of the replica do not go together: {error}"))
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! Whole stores, sent to members whose next entry is no longer in the log, and received from them.
+//!
+//! openraft believes in one "snapshot": what is durable here. It costs nothing and holds no bytes. Only
+//! when a peer needs one is the store's present state linked into a directory, read once and streamed;
+//! its header says how far it goes, which is at least as far as openraft was told.
+//!
+//! Keeps: a received store takes the place of the present one as a whole, and only after it was checked
+//! against its manifest and against what the sender said of it.
+//! Never: holds a store, or more than a few chunks of one, in memory.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, StreamExt};
+use kontiki_storage::compaction::Floor;
+use kontiki_storage::directory::{Directory, Incoming};
+use kontiki_storage::engine::Open;
+use kontiki_storage::snapshot::{
+    Chunk, Facts, Manifest, Position, Receiver, Shelf, Snapshot, chunk,
+};
+use kontiki_storage::{Error, Options, Store};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::encoding::Mark;
+use crate::network::{SnapshotChunk, SnapshotHeader, convert};
+use crate::types::{LogId, SnapshotMeta};
+
+/// Chunks that were read, or received, and not yet taken.
+const CHUNKS_AHEAD: usize = 4;
+
+/// A snapshot that nobody has asked for in so long gives its space back.
+const KEPT_FOR: Duration = Duration::from_secs(600);
+
+/// What openraft hands around as a snapshot's content.
+pub(crate) enum SnapshotData {
+    /// What the store holds when it is sent.
+    Present,
+    Received(Box<Received>),
+}
+
+/// A store that came from a peer and lies, complete, beside the present one.
+pub(crate) struct Received {
+    pub incoming: Incoming,
+    pub mark: Mark,
+}
+
+pub(crate) struct Snapshots {
+    shelf: Shelf,
+    directory: Arc<Directory>,
+    store: Store,
+    engine: Arc<dyn Open>,
+    used_at: Mutex<Option<Instant>>,
+}
+
+impl Snapshots {
+    pub(crate) fn open(
+        directory: Arc<Directory>,
+        store: Store,
+        engine: Arc<dyn Open>,
+    ) -> Result<Arc<Snapshots>, Error> {
+        let shelf = Shelf::open(&directory.snapshots())?;
+        Ok(Arc::new(Snapshots { shelf, directory, store, engine, used_at: Mutex::default() }))
+    }
+
+    /// The present state, at least up to `least`, as a header (without a vote) and its chunks.
+    pub(crate) async fn export(
+        self: &Arc<Self>,
+        least: Option<LogId>,
+    ) -> Result<(SnapshotHeader, BoxStream<'static, io::Result<SnapshotChunk>>), Error> {
+        let this = self.clone();
+        let (header, snapshot) = blocking(move || this.describe(least)).await?;
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let chunks = match snapshot.chunks(Position::START, chunk::BYTES_DEFAULT) {
+                Ok(chunks) => chunks,
+                Err(error) => return drop(sender.blocking_send(Err(io::Error::other(error)))),
+            };
+            for chunk in chunks {
+                let chunk = chunk.map(to_wire).map_err(io::Error::other);
+                if sender.blocking_send(chunk).is_err() {
+                    return;
+                }
+            }
+            *this.used_at.lock() = None;
+        });
+        let chunks = stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.map(|chunk| (chunk, receiver))
+        });
+        Ok((header, chunks.boxed()))
+    }
+
+    fn describe(&self, least: Option<LogId>) -> Result<(SnapshotHeader, Arc<Snapshot>), Error> {
+        let reaches = |mark: &Mark| mark.log_id.map(|id| id.index) >= least.map(|id| id.index);
+        let kept = match self.shelf.newest() {
+            Some(newest) => Some((mark_of(newest.manifest())?, newest)),
+            None => None,
+        };
+        let (mark, snapshot) = match kept.filter(|(mark, _)| reaches(mark)) {
+            Some(kept) => kept,
+            None => {
+                let taken = self.take()?;
+                (mark_of(taken.manifest())?, taken)
+            }
+        };
+        let meta = SnapshotMeta { last_log_id: mark.log_id, last_membership: mark.membership };
+        let header = SnapshotHeader {
+            vote: bytes::Bytes::new(),
+            meta: convert::encode_snapshot_meta(&meta),
+            manifest: snapshot.manifest().encode(),
+        };
+        Ok((header, snapshot))
+    }
+
+    fn take(&self) -> Result<Arc<Snapshot>, Error> {
+        let facts = |path: &Path| -> Result<Facts, Error> {
+            let floor = Floor::default();
+            let engine = self.engine.open(path, floor.retain())?;
+            let store = Store::open(engine, floor, Options::default())?;
+            Ok(store.facts())
+        };
+        self.shelf.take(&*self.store.engine(), &facts)
+    }
+
+    /// Gives back the space of a snapshot that is no longer asked for.
+    pub(crate) fn retire(&self) {
+        let mut used_at = self.used_at.lock();
+        if self.shelf.newest().is_none() {
+            *used_at = None;
+            return;
+        }
+        if used_at.get_or_insert_with(Instant::now).elapsed() > KEPT_FOR {
+            self.shelf.clear();
+            *used_at = None;
+        }
+    }
+
+    /// Takes in a store that a peer sends. Nothing of the present one changes.
+    pub(crate) async fn receive(
+        self: &Arc<Self>,
+        header: SnapshotHeader,
+        mut chunks: BoxStream<'static, io::Result<SnapshotChunk>>,
+    ) -> Result<Box<Received>, String> {
+        let said = convert::decode_snapshot_meta(&header.meta).map_err(|e| e.to_string())?;
+        let manifest = Manifest::decode(&header.manifest).map_err(|e| e.to_string())?;
+        let mark = mark_of(&manifest).map_err(|e| e.to_string())?;
+        if mark.log_id != said.last_log_id || mark.membership != said.last_membership {
+            return Err("the snapshot is not what its header says it is".into());
+        }
+        let (sender, mut receiver) = mpsc::channel::<SnapshotChunk>(CHUNKS_AHEAD);
+        let this = self.clone();
+        let writing = tokio::task::spawn_blocking(move || -> Result<Incoming, Error> {
+            let mut files = Receiver::new(manifest, this.directory.incoming()?)?;
+            while let Some(chunk) = receiver.blocking_recv() {
+                files.take(&from_wire(chunk))?;
+            }
+            files.finish()
+        });
+        let mut broken = None;
+        while let Some(chunk) = chunks.next().await {
+            match chunk {
+                Ok(chunk) => {
+                    if sender.send(chunk).await.is_err() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    broken = Some(error.to_string());
+                    break;
+                }
+            }
+        }
+        drop(sender);
+        let written = writing.await.map_err(|panic| panic.to_string())?;
+        match (broken, written) {
+            (Some(reason), _) => Err(format!("the snapshot broke off: {reason}")),
+            (None, Err(error)) => Err(error.to_string()),
+            (None, Ok(incoming)) => Ok(Box::new(Received { incoming, mark })),
+        }
+    }
+
+    /// Puts a received store in the place of the present one. It is durable when this returns.
+    pub(crate) async fn install(self: &Arc<Self>, received: Box<Received>) -> Result<Mark, Error> {
+        let this = self.clone();
+        blocking(move || {
+            let Received { incoming, mark } = *received;
+            let path = this.directory.adopt(incoming)?;
+            this.shelf.clear();
+            this.replace(&path)?;
+            // Who still reads the old files has them open; their names can go.
+            if let Err(error) = this.directory.sweep() {
+                tracing::warn!(%error, "a store that was replaced stays on the disk");
+            }
+            Ok(mark)
+        })
+        .await
+    }
+
+    fn replace(&self, path: &Path) -> Result<(), Error> {
+        let floor = Floor::default();
+        let engine = self.engine.open(path, floor.retain())?;
+        self.store.install(engine, floor)
+    }
+}
+
+/// Runs what touches the disk off the tasks that keep the cluster alive.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(panic) => Err(Error::engine("snapshot", io::Error::other(panic.to_string()))),
+    }
+}
+
+fn mark_of(manifest: &Manifest) -> Result<Mark, Error> {
+    Mark::decode(&manifest.facts().mark).map_err(|error| Error::Damaged(error.to_string()))
+}
+
+fn to_wire(chunk: Chunk) -> SnapshotChunk {
+    let Chunk { file, offset, bytes, checksum } = chunk;
+    SnapshotChunk { file, offset, bytes, checksum }
+}
+
+fn from_wire(chunk: SnapshotChunk) -> Chunk {
+    let SnapshotChunk { file, offset, bytes, checksum } = chunk;
+    Chunk { file, offset, bytes, checksum }
+}
