@@ -52,10 +52,7 @@ fn every_source_file_is_part_of_the_build() {
 #[test]
 fn links_between_documents_lead_somewhere() {
     let all = files();
-    let broken: Vec<String> = all
-        .iter()
-        .flat_map(|file| rules::broken_links(file, &all))
-        .collect();
+    let broken: Vec<String> = all.iter().flat_map(|file| rules::broken_links(file, &all)).collect();
     assert!(broken.is_empty(), "\n{}\n", broken.join("\n"));
 }
 
@@ -64,72 +61,31 @@ fn links_between_documents_lead_somewhere() {
 fn each_rule_catches_what_it_is_for() {
     let head = "//! A head.\n";
     let caught: [(Rule, &str, &str); 14] = [
-        (
-            rules::arrows,
-            "storage/store.rs",
-            "use kontiki_raft::Replica;",
-        ),
-        (
-            rules::arrows,
-            "raft/log/mod.rs",
-            "use kontiki_storage::Store;",
-        ),
+        (rules::arrows, "storage/store.rs", "use kontiki_raft::Replica;"),
+        (rules::arrows, "raft/log/mod.rs", "use kontiki_storage::Store;"),
         (rules::arrows, "raft/replica.rs", "use kontiki_api::Client;"),
-        (
-            rules::arrows,
-            "src/scheduler/cycle.rs",
-            "use kontiki_storage::Store;",
-        ),
+        (rules::arrows, "src/scheduler/cycle.rs", "use kontiki_storage::Store;"),
         (rules::arrows, "api/etcd/kv.rs", "use crate::object::Meta;"),
-        (
-            rules::arrows,
-            "storage/apply.rs",
-            "use std::collections::HashMap;",
-        ),
+        (rules::arrows, "storage/apply.rs", "use std::collections::HashMap;"),
         (rules::arrows, "storage/view.rs", "let x = rand::random();"),
-        (
-            rules::named_in_one_place,
-            "storage/store.rs",
-            "use rocksdb::DB;",
-        ),
-        (
-            rules::named_in_one_place,
-            "api/lib.rs",
-            "use openraft::Raft;",
-        ),
-        (
-            rules::named_in_one_place,
-            "raft/replica.rs",
-            "let now = SystemTime::now();",
-        ),
+        (rules::named_in_one_place, "storage/store.rs", "use rocksdb::DB;"),
+        (rules::named_in_one_place, "api/lib.rs", "use openraft::Raft;"),
+        (rules::named_in_one_place, "raft/replica.rs", "let now = SystemTime::now();"),
         (rules::no_drawers, "src/util.rs", ""),
-        (
-            rules::readable,
-            "src/cli/start.rs",
-            &format!("let x = \"{}\";", "x".repeat(120)),
-        ),
+        (rules::readable, "src/cli/start.rs", &format!("let x = \"{}\";", "x".repeat(120))),
         (rules::finished, "src/main.rs", concat!("to", "do!()")),
         (rules::finished, "src/main.rs", concat!("#[ign", "ore]")),
     ];
     for (rule, path, text) in caught {
         let file = File::of(path, &format!("{head}{text}\n"));
-        assert!(
-            !rule(&file).is_empty(),
-            "{path} with {text:?} was let through"
-        );
+        assert!(!rule(&file).is_empty(), "{path} with {text:?} was let through");
     }
     let headless = File::of("src/main.rs", "fn main() {}\n");
     assert!(!rules::readable(&headless).is_empty());
-    let long = File::of(
-        "src/main.rs",
-        &format!("{head}{}", "fn f() {}\n".repeat(801)),
-    );
+    let long = File::of("src/main.rs", &format!("{head}{}", "fn f() {}\n".repeat(801)));
     assert!(!rules::readable(&long).is_empty());
     let orphan = [File::of("src/main.rs", head), File::of("src/lost.rs", head)];
     assert_eq!(rules::dead(&orphan).len(), 1);
     let page = File::of("docs/a.md", "see [b](b.md)\n");
-    assert_eq!(
-        rules::broken_links(&page, std::slice::from_ref(&page)).len(),
-        1
-    );
+    assert_eq!(rules::broken_links(&page, std::slice::from_ref(&page)).len(), 1);
 }

@@ -9,17 +9,7 @@ const LINES_MAX: usize = 800;
 
 /// Room, and the words that its code may not contain.
 const ARROWS: &[(&str, &[&str])] = &[
-    (
-        "storage/",
-        &[
-            "kontiki_raft",
-            "kontiki_api",
-            "openraft",
-            "tonic",
-            "SystemTime",
-            "Instant::",
-        ],
-    ),
+    ("storage/", &["kontiki_raft", "kontiki_api", "openraft", "tonic", "SystemTime", "Instant::"]),
     // Where the order of a map could be seen in the result, there is no unordered map.
     ("storage/apply", &["HashMap", "HashSet", "rand::"]),
     ("storage/store", &["HashMap", "HashSet", "rand::"]),
@@ -30,66 +20,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("storage/compaction", &["HashMap", "HashSet", "rand::"]),
     ("raft/", &["kontiki_api"]),
     // The log keeps bytes: what they mean is the affair of others.
-    (
-        "raft/log/",
-        &[
-            "kontiki_storage",
-            "openraft",
-            "crate::network",
-            "crate::replica",
-        ],
-    ),
-    (
-        "raft/network/",
-        &["crate::replica", "crate::log", "crate::state_machine"],
-    ),
+    ("raft/log/", &["kontiki_storage", "openraft", "crate::network", "crate::replica"]),
+    ("raft/network/", &["crate::replica", "crate::log", "crate::state_machine"]),
     ("api/", &["crate::roles", "crate::cli"]),
-    (
-        "api/etcd/",
-        &[
-            "crate::object",
-            "crate::http",
-            "crate::node",
-            "crate::pipeline",
-        ],
-    ),
+    ("api/etcd/", &["crate::object", "crate::http", "crate::node", "crate::pipeline"]),
     ("api/http/", &["crate::etcd", "crate::node"]),
     ("api/node/", &["crate::etcd", "crate::http"]),
-    (
-        "api/pipeline/",
-        &["crate::http", "crate::etcd", "crate::node"],
-    ),
-    (
-        "src/reconcile/",
-        &["kontiki_raft", "kontiki_storage", "crate::roles"],
-    ),
-    (
-        "src/controllers/",
-        &[
-            "kontiki_raft",
-            "kontiki_storage",
-            "crate::scheduler",
-            "crate::agent",
-        ],
-    ),
-    (
-        "src/scheduler/",
-        &[
-            "kontiki_raft",
-            "kontiki_storage",
-            "crate::controllers",
-            "crate::agent",
-        ],
-    ),
-    (
-        "src/agent/",
-        &[
-            "kontiki_raft",
-            "kontiki_storage",
-            "crate::controllers",
-            "crate::scheduler",
-        ],
-    ),
+    ("api/pipeline/", &["crate::http", "crate::etcd", "crate::node"]),
+    ("src/reconcile/", &["kontiki_raft", "kontiki_storage", "crate::roles"]),
+    ("src/controllers/", &["kontiki_raft", "kontiki_storage", "crate::scheduler", "crate::agent"]),
+    ("src/scheduler/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::agent"]),
+    ("src/agent/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::scheduler"]),
 ];
 
 /// A word, and the only places whose code may contain it.
@@ -102,9 +43,7 @@ const PLACES: &[(&str, &[&str])] = &[
 ];
 
 /// Names that say nothing: whatever is put there belongs somewhere else.
-const DRAWERS: &[&str] = &[
-    "common", "util", "utils", "helpers", "misc", "shared", "stuff",
-];
+const DRAWERS: &[&str] = &["common", "util", "utils", "helpers", "misc", "shared", "stuff"];
 
 pub fn arrows(file: &File) -> Vec<String> {
     if !file.is_rust() {
@@ -130,11 +69,7 @@ pub fn named_in_one_place(file: &File) -> Vec<String> {
         .filter(|(_, places)| !places.iter().any(|place| file.path.starts_with(place)))
         .flat_map(|(word, places)| {
             lines_with(file, word).map(move |line| {
-                format!(
-                    "{}:{line}: `{word}` belongs in {} alone",
-                    file.path,
-                    places.join(", ")
-                )
+                format!("{}:{line}: `{word}` belongs in {} alone", file.path, places.join(", "))
             })
         })
         .collect()
@@ -155,29 +90,16 @@ pub fn readable(file: &File) -> Vec<String> {
     }
     let mut found = Vec::new();
     if !file.text.starts_with("//!") {
-        found.push(format!(
-            "{}: opens without saying what it is (`//! …`)",
-            file.path
-        ));
+        found.push(format!("{}: opens without saying what it is (`//! …`)", file.path));
     }
     let lines = file.text.lines().count();
     if lines > LINES_MAX {
-        found.push(format!(
-            "{}: {lines} lines; which second noun is hiding?",
-            file.path
-        ));
+        found.push(format!("{}: {lines} lines; which second noun is hiding?", file.path));
     }
     for (number, line) in file.text.lines().enumerate() {
         let columns = line.chars().count();
         // A comment's long line is a link or a table; the formatter leaves those.
-        if columns
-            > COLUMNS_MAX
-                + if line.trim_start().starts_with("//") {
-                    12
-                } else {
-                    0
-                }
-        {
+        if columns > COLUMNS_MAX + if line.trim_start().starts_with("//") { 12 } else { 0 } {
             found.push(format!("{}:{}: {columns} columns", file.path, number + 1));
         }
     }
@@ -201,11 +123,7 @@ pub fn finished(file: &File) -> Vec<String> {
         .enumerate()
         .filter_map(|(number, line)| {
             let word = leftovers.iter().find(|word| line.contains(**word))?;
-            Some(format!(
-                "{}:{}: `{word}` is left over",
-                file.path,
-                number + 1
-            ))
+            Some(format!("{}:{}: `{word}` is left over", file.path, number + 1))
         })
         .collect()
 }
@@ -229,18 +147,12 @@ pub fn dead(files: &[File]) -> Vec<String> {
             format!("{folder}/main.rs"),
             format!("{folder}.rs"),
         ];
-        files
-            .iter()
-            .filter(|other| parents.contains(&other.path))
-            .any(|parent| {
-                parent.code().any(|(_, line)| {
-                    let line = line
-                        .trim()
-                        .trim_start_matches("pub ")
-                        .trim_start_matches("pub(crate) ");
-                    line == format!("mod {module};")
-                })
+        files.iter().filter(|other| parents.contains(&other.path)).any(|parent| {
+            parent.code().any(|(_, line)| {
+                let line = line.trim().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+                line == format!("mod {module};")
             })
+        })
     };
     files
         .iter()
@@ -285,7 +197,11 @@ fn resolve(folder: &str, target: &str) -> String {
 }
 
 fn lines_with<'f>(file: &'f File, word: &'f str) -> impl Iterator<Item = usize> + 'f {
+    // At the start of a word only: `Operand::` is not `rand::`.
+    let begins = |line: &str, at: usize| {
+        !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
+    };
     file.code()
-        .filter(move |(_, line)| line.contains(word))
+        .filter(move |(_, line)| line.match_indices(word).any(|(at, _)| begins(line, at)))
         .map(|(number, _)| number)
 }

@@ -11,10 +11,7 @@ pub struct File {
 
 impl File {
     pub fn of(path: &str, text: &str) -> File {
-        File {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        }
+        File { path: path.to_owned(), text: text.to_owned() }
     }
 
     pub fn is_rust(&self) -> bool {
@@ -36,12 +33,7 @@ pub fn files() -> Vec<File> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
     walk(top, top, &mut found);
-    assert!(
-        found.len() > 20,
-        "found only {} files below {}",
-        found.len(),
-        top.display()
-    );
+    assert!(found.len() > 20, "found only {} files below {}", found.len(), top.display());
     found.sort_by(|a, b| a.path.cmp(&b.path));
     found
 }
@@ -55,16 +47,10 @@ fn walk(top: &Path, folder: &Path, found: &mut Vec<File>) {
             if !matches!(name.as_str(), "target" | ".git" | "node_modules") {
                 walk(top, &path, found);
             }
-        } else if [".rs", ".md", ".proto", ".toml"]
-            .iter()
-            .any(|end| name.ends_with(end))
-        {
+        } else if [".rs", ".md", ".proto", ".toml"].iter().any(|end| name.ends_with(end)) {
             let text = fs::read_to_string(&path).expect("sources and documents are UTF-8");
             let path = path.strip_prefix(top).expect("below the top");
-            found.push(File {
-                path: path.to_string_lossy().into_owned(),
-                text,
-            });
+            found.push(File { path: path.to_string_lossy().into_owned(), text });
         }
     }
 }
