@@ -43,8 +43,8 @@ deny: ## licences, sources and banned crates of the dependency graph
 	@cargo deny check bans licenses sources
 
 .PHONY: bench
-bench: setup ## measure the store beside the machine's own limit (ARGS="--help" tells more)
-	@$(WITH) cargo bench --package kontiki --bench store -- $(ARGS)
+bench: setup ## measure the watch: one put reaching up to 10,000 watchers
+	@$(WITH) cargo bench --package kontiki-storage --bench watch
 
 .PHONY: fix
 fix: setup ## let the formatter and clippy change what they can
