@@ -177,9 +177,9 @@ mod tests {
     #[test]
     fn only_whole_old_segments_are_removed_and_never_the_last() {
         let mut segments = segments(&[1..=10, 11..=20, 21..=30]);
-        assert_eq!(segments.remove_upto(9), vec![]);
+        assert_eq!(segments.remove_upto(9), Vec::<u64>::new());
         assert_eq!(segments.remove_upto(20), vec![1, 2]);
-        assert_eq!(segments.remove_upto(99), vec![]);
+        assert_eq!(segments.remove_upto(99), Vec::<u64>::new());
         assert_eq!(segments.first(), Some(21));
         segments.clear_upto(99);
         assert_eq!(segments.first(), None);
