@@ -1,0 +1,151 @@
+//! What a type looks like: one description that decoding, defaulting, pruning, validation, the patches, server-side
+//! apply, OpenAPI and the protobuf codec all read.
+//!
+//! Built-in types are made from `k8s-openapi`'s schemas on first use, and completed by our own tables of what
+//! those lack (list types, patch strategies, protobuf numbers). A CustomResourceDefinition's schema becomes the
+//! same nodes at run time. Nothing here knows verbs, storage or HTTP.
+
+use std::sync::Arc;
+
+/// A type, or a place in one.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    pub form: Form,
+    /// `null` is a value of its own here (custom resources only; elsewhere null means absent).
+    pub nullable: bool,
+    /// Fields that are not described are kept (`x-kubernetes-preserve-unknown-fields`).
+    pub preserve_unknown: bool,
+    /// A whole object with `apiVersion`, `kind` and `metadata` (`x-kubernetes-embedded-resource`).
+    pub embedded: bool,
+    /// What an absent value becomes. Only what the schema itself says; defaults that depend on other fields
+    /// are hooks of the kind.
+    pub default: Option<serde_json::Value>,
+    /// Values that are allowed, and bounds: custom resources only.
+    pub rules: Option<Box<Rules>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub enum Form {
+    /// Another built-in type, by its upstream name (`io.k8s.api.core.v1.PodSpec`). [`Node::resolve`] follows it.
+    Named(&'static str),
+    Object(Object),
+    /// String keys, all values of one type.
+    Map(Map),
+    List(List),
+    String(Text),
+    /// 64 bits unless `bits32`.
+    Integer {
+        bits32: bool,
+    },
+    Number,
+    Boolean,
+    /// `intstr.IntOrString`.
+    IntOrString,
+    /// `resource.Quantity`: a string, or a number that is read as one.
+    Quantity,
+    /// Whatever JSON is there (`RawExtension`, `JSON`, `FieldsV1`).
+    #[default]
+    Any,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Object {
+    /// Sorted by name.
+    pub fields: Vec<Field>,
+    /// The whole is one value for server-side apply (`x-kubernetes-map-type: atomic`).
+    pub atomic: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Field {
+    pub name: Arc<str>,
+    pub node: Node,
+    pub required: bool,
+    /// How strategic merge treats the field (`patchStrategy`, `patchMergeKey`).
+    pub patch: Patch,
+}
+
+/// What strategic merge patch does with a field.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Patch {
+    /// Lists only: elements are merged; of objects by `merge_key`, of scalars as a set.
+    pub merge: bool,
+    pub merge_key: Option<Arc<str>>,
+    /// Fields that the patch does not name are cleared (`retainKeys`).
+    pub retain_keys: bool,
+    pub replace: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Map {
+    pub values: Arc<Node>,
+    pub atomic: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct List {
+    pub items: Arc<Node>,
+    pub topology: Topology,
+}
+
+/// How server-side apply sees a list (`x-kubernetes-list-type`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Topology {
+    #[default]
+    Atomic,
+    Set,
+    /// Elements are told apart by these fields.
+    Map(Vec<Arc<str>>),
+}
+
+/// What a string holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Text {
+    #[default]
+    Plain,
+    /// Base64.
+    Bytes,
+    /// `metav1.Time`.
+    Time,
+    /// `metav1.MicroTime`.
+    MicroTime,
+}
+
+/// Value rules of a structural schema (OpenAPI v3 validation). Regular expressions are compiled once.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    pub allowed: Option<Vec<serde_json::Value>>,
+    pub pattern: Option<(String, Arc<regex::Regex>)>,
+    pub format: Option<String>,
+    pub minimum: Option<f64>,
+    pub exclusive_minimum: bool,
+    pub maximum: Option<f64>,
+    pub exclusive_maximum: bool,
+    pub multiple_of: Option<f64>,
+    pub length_min: Option<u64>,
+    pub length_max: Option<u64>,
+    pub items_min: Option<u64>,
+    pub items_max: Option<u64>,
+    pub properties_min: Option<u64>,
+    pub properties_max: Option<u64>,
+    pub all_of: Vec<Node>,
+    pub any_of: Vec<Node>,
+    pub one_of: Vec<Node>,
+    pub not: Option<Box<Node>>,
+}
+
+impl Object {
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        let at = self.fields.binary_search_by(|field| field.name.as_ref().cmp(name)).ok()?;
+        Some(&self.fields[at])
+    }
+}
+
+impl Node {
+    /// A built-in type by its upstream name.
+    #[must_use]
+    pub fn named(name: &'static str) -> Node {
+        Node { form: Form::Named(name), ..Node::default() }
+    }
+}
