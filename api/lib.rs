@@ -5,8 +5,10 @@
 //! rest of the house asks it. `docs/api.md` draws the rooms and who may know whom.
 
 pub mod client;
+pub mod codec;
 pub mod error;
 pub mod kinds;
+pub mod merge;
 pub mod object;
 pub mod request;
 pub mod schema;
