@@ -57,9 +57,9 @@ fn told(operation: &PatchOperation, kind: &PatchErrorKind) -> String {
         (_, PatchErrorKind::TestFailed) | (PatchOperation::Test(_), _) => {
             format!("testing value {path} failed: test failed")
         }
-        (PatchOperation::Add(_), _) => format!(
-            "add operation does not apply: doc is missing path: \"{path}\": missing value"
-        ),
+        (PatchOperation::Add(_), _) => {
+            format!("add operation does not apply: doc is missing path: \"{path}\": missing value")
+        }
         (PatchOperation::Remove(_), _) => format!(
             "remove operation does not apply: doc is missing path: \"{path}\": missing value"
         ),
@@ -156,7 +156,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_carried_out_or_refused(patch: Vec<u8>) {
-            prop_assert!(apply(&json!({"a": [1]}), &patch).is_err() || patch.starts_with(b"["));
+            let refused = apply(&json!({"a": [1]}), &patch).is_err();
+            prop_assert!(refused || patch.contains(&b'['));
         }
 
         #[test]

@@ -10,7 +10,6 @@ pub mod strategic;
 use serde_json::{Map, Value};
 
 use crate::error::{Reason, Status};
-use crate::schema::Node;
 
 /// RFC 7386: objects are merged, null removes, everything else replaces.
 #[must_use]
@@ -36,11 +35,6 @@ fn unprocessable(message: impl Into<String>) -> Status {
     Status::new(Reason::Unknown, message).with_code(422)
 }
 
-/// The type behind a name.
-fn resolved(node: &Node) -> &Node {
-    node
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -56,7 +50,11 @@ mod tests {
             (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
             (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
             (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
-            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+            (
+                json!({"a": {"b": "c"}}),
+                json!({"a": {"b": "d", "c": null}}),
+                json!({"a": {"b": "d"}}),
+            ),
             (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
             (json!(["a", "b"]), json!(["c", "d"]), json!(["c", "d"])),
             (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),

@@ -20,7 +20,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-use super::{resolved, unprocessable};
+use super::unprocessable;
 use crate::error::{Reason, Status};
 use crate::schema::{Form, Node, Patch};
 
@@ -44,11 +44,12 @@ pub fn apply(node: &Node, original: &Value, patch: &Value) -> Result<Value, Stat
 #[derive(Clone, Copy)]
 struct Place<'a>(Option<&'a Node>);
 
-static NO_PATCH: Patch = Patch { merge: false, merge_key: None, retain_keys: false, replace: false };
+static NO_PATCH: Patch =
+    Patch { merge: false, merge_key: None, retain_keys: false, replace: false };
 
 impl<'a> Place<'a> {
     fn at(node: &'a Node) -> Place<'a> {
-        Place(Some(resolved(node)))
+        Place(Some(node.resolve()))
     }
 
     /// A field and how it is patched.
@@ -82,7 +83,11 @@ fn failed(message: impl Into<String>) -> Status {
     Status::new(Reason::Unknown, message)
 }
 
-fn merge_fields(place: Place<'_>, mut original: Fields, mut patch: Fields) -> Result<Fields, Status> {
+fn merge_fields(
+    place: Place<'_>,
+    mut original: Fields,
+    mut patch: Fields,
+) -> Result<Fields, Status> {
     if let Some(directive) = patch.get(DIRECTIVE) {
         return match directive.as_str() {
             Some("replace") => {
@@ -299,7 +304,8 @@ fn take_directives(
         return Ok((Vec::new(), rest));
     }
     if !gone.is_empty() {
-        original.retain(|item| item.get(key).is_none_or(|value| !gone.contains(&value.to_string())));
+        original
+            .retain(|item| item.get(key).is_none_or(|value| !gone.contains(&value.to_string())));
     }
     Ok((original, rest))
 }
@@ -327,9 +333,7 @@ fn in_order(
     let mut others = others.into_iter().peekable();
     for (_, place, item) in named {
         // Others go first as long as they stood before this one.
-        let before = |(other, _): &(Option<usize>, Value)| {
-            matches!((other, place), (Some(other), Some(place)) if *other < place)
-        };
+        let before = |(other, _): &(Option<usize>, Value)| matches!((other, place), (Some(other), Some(place)) if *other < place);
         while let Some((_, other)) = others.next_if(before) {
             result.push(other);
         }
@@ -393,10 +397,9 @@ fn elements(lists: &[&[Value]]) -> Result<Option<Elements>, Status> {
 fn array(value: Value) -> Result<Vec<Value>, Status> {
     match value {
         Value::Array(list) => Ok(list),
-        other => Err(failed(format!(
-            "expected a []interface {{}}, but received a {}",
-            go_type(&other)
-        ))),
+        other => {
+            Err(failed(format!("expected a []interface {{}}, but received a {}", go_type(&other))))
+        }
     }
 }
 
