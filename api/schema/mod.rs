@@ -9,6 +9,8 @@ mod builtin;
 
 use std::sync::Arc;
 
+pub(crate) use builtin::intern;
+
 /// A type, or a place in one.
 #[derive(Clone, Debug, Default)]
 pub struct Node {

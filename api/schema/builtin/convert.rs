@@ -10,7 +10,7 @@ use super::facts::{self, FieldFacts, TypeFacts};
 use crate::schema::{Field, Form, List, Map, Node, Object, Patch, Presence, Text, Topology};
 
 /// One copy of each type's name, for good: [`Form::Named`] holds it.
-pub(super) fn intern(name: &str) -> &'static str {
+pub(crate) fn intern(name: &str) -> &'static str {
     static NAMES: LazyLock<Mutex<HashSet<&'static str>>> = LazyLock::new(Mutex::default);
     let mut names = NAMES.lock();
     if let Some(known) = names.get(name) {

@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 use schemars::SchemaGenerator;
 use serde_json::Value;
 
+pub(crate) use convert::intern;
+
 use super::{Field, Form, List, Node, Object, Presence, Topology};
 
 type Nodes = HashMap<&'static str, &'static Node>;
