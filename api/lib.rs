@@ -7,8 +7,10 @@
 pub mod admission;
 pub mod auth;
 pub mod client;
+pub mod codec;
 pub mod error;
 pub mod kinds;
+pub mod merge;
 pub mod object;
 pub mod objects;
 pub mod request;
