@@ -1,0 +1,123 @@
+//! What is asked of every write on its way: plugins that fill in, refuse, and charge.
+//!
+//! A plugin sees the object as it will be, in the version of the URL, and what it replaces. Mutating comes
+//! first and may run again, so it must come to the same result on its own outcome; validating changes
+//! nothing; charging comes last and puts what has to be written with the object into the same commit.
+//!
+//! Never: a plugin writes by itself what belongs to the attempt.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use serde_json::Value;
+
+use crate::error::Status;
+use crate::kinds::Kind;
+use crate::objects::Write;
+use crate::request::User;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+    /// `exec`, `attach`, `portforward`, `proxy`: `object` holds the options.
+    Connect,
+}
+
+impl Operation {
+    /// As admission reviews and webhook rules name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
+}
+
+/// A write that is about to happen.
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    pub user: &'a User,
+    pub operation: Operation,
+    /// The row of the URL.
+    pub kind: &'a Kind,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+    /// Empty for cluster scope.
+    pub namespace: &'a str,
+    /// Empty on a create with a generated name, until the name is made.
+    pub name: &'a str,
+    /// What will be; `None` on a delete. For a subresource of another kind (Binding, Eviction, Scale) it is
+    /// that.
+    pub object: Option<Value>,
+    /// What is; `None` on a create.
+    pub old: Option<&'a Value>,
+    /// CreateOptions, UpdateOptions, PatchOptions or DeleteOptions.
+    pub options: &'a Value,
+    pub dry_run: bool,
+    /// Told to the client.
+    pub warnings: Vec<String>,
+    /// Kept with the request in the audit log: (key, value).
+    pub annotations: Vec<(String, String)>,
+    /// Further writes that must be in the same commit (a quota's new usage). Filled by
+    /// [`Plugin::charge`]; if one of them is outrun, it is asked again with an empty list.
+    pub along: Vec<Write>,
+}
+
+/// Each phase may be left out.
+pub trait Plugin: Send + Sync {
+    /// Upstream's name (`NamespaceLifecycle`).
+    fn name(&self) -> &'static str;
+
+    /// Fills in `attempt.object`.
+    fn mutate<'a>(&'a self, attempt: &'a mut Attempt<'_>) -> BoxFuture<'a, Result<(), Status>> {
+        let _ = attempt;
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Refuses what may not be. It may warn, and changes nothing.
+    fn validate<'a>(&'a self, attempt: &'a mut Attempt<'_>) -> BoxFuture<'a, Result<(), Status>> {
+        let _ = attempt;
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Adds to `attempt.along`, or refuses. Not asked on a dry run's behalf to write: what it adds is
+    /// dropped then.
+    fn charge<'a>(&'a self, attempt: &'a mut Attempt<'_>) -> BoxFuture<'a, Result<(), Status>> {
+        let _ = attempt;
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// The plugins in the order in which they are asked.
+#[derive(Clone, Default)]
+pub struct Chain(pub Vec<Arc<dyn Plugin>>);
+
+impl Chain {
+    pub async fn mutate(&self, attempt: &mut Attempt<'_>) -> Result<(), Status> {
+        for plugin in &self.0 {
+            plugin.mutate(attempt).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn validate(&self, attempt: &mut Attempt<'_>) -> Result<(), Status> {
+        for plugin in &self.0 {
+            plugin.validate(attempt).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks anew what has to be written along.
+    pub async fn charge(&self, attempt: &mut Attempt<'_>) -> Result<(), Status> {
+        attempt.along.clear();
+        for plugin in &self.0 {
+            plugin.charge(attempt).await?;
+        }
+        Ok(())
+    }
+}
