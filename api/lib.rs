@@ -6,9 +6,11 @@
 
 pub mod admission;
 pub mod auth;
+pub mod bootstrap;
 pub mod client;
 pub mod error;
 pub mod kinds;
+pub mod live;
 pub mod object;
 pub mod objects;
 pub mod request;

@@ -232,9 +232,7 @@ fn pod(graph: &NodeGraph, node: &str, asked: &Attributes<'_>) -> Answer {
         ("", "get") => get(graph, node, Item::Pod, asked),
         ("", "list" | "watch") if selects(asked, node) => Ok(()),
         ("", "list" | "watch") if !asked.name.is_empty() => related(graph, node, Item::Pod, asked),
-        ("", "list" | "watch") => {
-            no("can only list/watch pods with spec.nodeName field selector")
-        }
+        ("", "list" | "watch") => no("can only list/watch pods with spec.nodeName field selector"),
         ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => {
             Ok(())
         }
@@ -319,7 +317,10 @@ mod tests {
             ("n1 list secrets - -", "can only read namespaced object of this type"),
             ("n1 update secrets ns s", "can only read resources of this type"),
             ("n2 create serviceaccounts/token ns bot", unrelated),
-            ("n1 create serviceaccounts ns -", "can only create tokens for individual service accounts"),
+            (
+                "n1 create serviceaccounts ns -",
+                "can only create tokens for individual service accounts",
+            ),
             ("n1 list pods - -", "can only list/watch pods with spec.nodeName field selector"),
             ("n1 list pods - - n2", "can only list/watch pods with spec.nodeName field selector"),
             ("n1 get nodes - n2", "node 'n1' cannot read 'n2', only its own Node object"),

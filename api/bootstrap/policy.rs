@@ -155,11 +155,13 @@ fn bind(words: &[&str]) -> Value {
 /// Namespace, name, role, then the subjects.
 fn binding(words: &[&str]) -> Value {
     let [namespace, name, role, subjects @ ..] = words else { unreachable!("a binding's words") };
-    let path = if namespace.is_empty() { (*name).to_owned() } else { format!("{namespace}/{name}") };
+    let path =
+        if namespace.is_empty() { (*name).to_owned() } else { format!("{namespace}/{name}") };
     let mut binding = named("RoleBinding", &path);
     let kind = if namespace.is_empty() { "ClusterRole" } else { "Role" };
     binding["roleRef"] = json!({"apiGroup": GROUP, "kind": kind, "name": role});
-    let subjects: Vec<Value> = subjects.iter().filter_map(|subject| self::subject(subject)).collect();
+    let subjects: Vec<Value> =
+        subjects.iter().filter_map(|subject| self::subject(subject)).collect();
     if !subjects.is_empty() {
         binding["subjects"] = subjects.into();
     }
@@ -193,7 +195,8 @@ mod tests {
         let all = objects();
         for object in &all {
             for rule in object["rules"].as_array().into_iter().flatten() {
-                let full = |field: &str| rule[field].as_array().is_some_and(|list| !list.is_empty());
+                let full =
+                    |field: &str| rule[field].as_array().is_some_and(|list| !list.is_empty());
                 let resources = full("apiGroups") && full("resources");
                 assert!(full("verbs") && (resources != full("nonResourceURLs")), "{object}");
             }

@@ -56,7 +56,8 @@ impl NodeGraph {
             Item::Secret => {
                 let volumes = state.volumes_of_secret.get(&(namespace.into(), name.into()));
                 state.relates(node, item, namespace, name)
-                    || volumes.is_some_and(|all| all.iter().any(|it| state.volume_relates(node, it)))
+                    || volumes
+                        .is_some_and(|all| all.iter().any(|it| state.volume_relates(node, it)))
             }
             _ => state.relates(node, item, namespace, name),
         }
@@ -181,9 +182,8 @@ fn needs_of(object: &Value) -> Vec<Related> {
         (Item::ResourceClaim, pod::resource_claim_names(object)),
     ];
     let mut seen = HashSet::new();
-    let named = all.into_iter().flat_map(|(item, names)| {
-        names.into_iter().map(move |name| (item, name))
-    });
+    let named =
+        all.into_iter().flat_map(|(item, names)| names.into_iter().map(move |name| (item, name)));
     let once = named.filter(|it| seen.insert(it.clone()));
     once.map(|(item, name)| (item, namespace.clone(), name)).collect()
 }

@@ -31,8 +31,7 @@ pub fn secret_names(pod: &Value) -> Vec<String> {
     items(&spec["imagePullSecrets"]).for_each(|it| names.add(&it["name"]));
     for container in containers(spec) {
         items(&container["envFrom"]).for_each(|it| names.add(&it["secretRef"]["name"]));
-        items(&container["env"])
-            .for_each(|it| names.add(&it["valueFrom"]["secretKeyRef"]["name"]));
+        items(&container["env"]).for_each(|it| names.add(&it["valueFrom"]["secretKeyRef"]["name"]));
     }
     for volume in items(&spec["volumes"]) {
         names.add(&volume["azureFile"]["secretName"]);

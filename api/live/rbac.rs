@@ -82,7 +82,8 @@ pub struct Binding {
 
 impl Binding {
     fn read(binding: &Value) -> Binding {
-        let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
+        let text =
+            |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
         let subjects = binding["subjects"].as_array().into_iter().flatten().map(|it| Subject {
             kind: text(it, "kind"),
             namespace: text(it, "namespace"),
@@ -212,7 +213,10 @@ impl Rbac {
         for change in changes {
             let namespace = change.namespace();
             if !touched.contains_key(namespace) {
-                touched.insert(namespace.to_owned(), self.scope(namespace).cloned().unwrap_or_default());
+                touched.insert(
+                    namespace.to_owned(),
+                    self.scope(namespace).cloned().unwrap_or_default(),
+                );
             }
             if let Some(scope) = touched.get_mut(namespace) {
                 scope.apply(&change);
@@ -355,9 +359,9 @@ mod tests {
     #[test]
     fn a_role_binding_grants_a_cluster_role_in_its_namespace_alone() {
         let clusterwide = role("", "reader", "list");
-        let bound = binding("a", "b", "ClusterRole", "reader", &json!({"kind": "Group", "name": "devs"}));
-        let rbac =
-            Rbac::default().after([Change::Role(&clusterwide), Change::Binding(&bound)]);
+        let bound =
+            binding("a", "b", "ClusterRole", "reader", &json!({"kind": "Group", "name": "devs"}));
+        let rbac = Rbac::default().after([Change::Role(&clusterwide), Change::Binding(&bound)]);
         let dev = user("eve", &["devs"]);
         assert_eq!(verbs(&rbac, &dev, "a"), ["list"]);
         assert!(verbs(&rbac, &dev, "b").is_empty());
@@ -367,7 +371,8 @@ mod tests {
     #[test]
     fn a_service_account_without_a_namespace_is_the_bindings_own() {
         let local = role("a", "r", "get");
-        let bound = binding("a", "b", "Role", "r", &json!({"kind": "ServiceAccount", "name": "bot"}));
+        let bound =
+            binding("a", "b", "Role", "r", &json!({"kind": "ServiceAccount", "name": "bot"}));
         let rbac = Rbac::default().after([Change::Role(&local), Change::Binding(&bound)]);
         assert_eq!(verbs(&rbac, &user("system:serviceaccount:a:bot", &[]), "a"), ["get"]);
         assert!(verbs(&rbac, &user("system:serviceaccount:b:bot", &[]), "a").is_empty());
@@ -383,7 +388,13 @@ mod tests {
     fn a_binding_that_is_gone_grants_nothing_and_older_snapshots_stay() {
         let before = Rbac::default().after([
             Change::Role(&role("", "r", "get")),
-            Change::Binding(&binding("", "b", "ClusterRole", "r", &json!({"kind": "User", "name": "u"}))),
+            Change::Binding(&binding(
+                "",
+                "b",
+                "ClusterRole",
+                "r",
+                &json!({"kind": "User", "name": "u"}),
+            )),
         ]);
         let after = before.after([Change::BindingGone { namespace: "", name: "b" }]);
         assert_eq!(verbs(&before, &user("u", &[]), "x"), ["get"]);

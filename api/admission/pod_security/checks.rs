@@ -172,8 +172,7 @@ fn app_armor(pod: Pod<'_>, _: u32) -> Option<Violation> {
         return None;
     }
     let told: Vec<&str> = values.iter().chain(&forbidden).map(String::as_str).collect();
-    let reason =
-        plural(told.len(), "forbidden AppArmor profile", "forbidden AppArmor profiles");
+    let reason = plural(told.len(), "forbidden AppArmor profile", "forbidden AppArmor profiles");
     let by = by.join(" and ");
     violation(reason, format!("{by} must not set AppArmor profile type to {}", quoted(told)))
 }
@@ -196,12 +195,12 @@ fn capabilities_baseline(pod: Pod<'_>, _: u32) -> Option<Violation> {
     ];
     let mut added = BTreeSet::new();
     let bad = bad_containers(pod, |context| {
-        let wrong = items(&context["capabilities"]["add"])
+        let wrong: Vec<&str> = items(&context["capabilities"]["add"])
             .map(text)
-            .filter(|capability| !ALLOWED.contains(capability));
-        let before = wrong.clone().count();
-        added.extend(wrong.map(str::to_owned));
-        before > 0
+            .filter(|capability| !ALLOWED.contains(capability))
+            .collect();
+        added.extend(wrong.iter().map(|&capability| capability.to_owned()));
+        !wrong.is_empty()
     });
     if bad.is_empty() {
         return None;
@@ -236,7 +235,8 @@ fn host_ports(pod: Pod<'_>, _: u32) -> Option<Violation> {
     let mut ports = BTreeSet::new();
     let uses = |container: &&Value| {
         let used = items(&container["ports"]).filter_map(|port| port["hostPort"].as_i64());
-        let used: Vec<String> = used.filter(|port| *port != 0).map(|port| port.to_string()).collect();
+        let used: Vec<String> =
+            used.filter(|port| *port != 0).map(|port| port.to_string()).collect();
         let any = !used.is_empty();
         ports.extend(used);
         any
@@ -349,7 +349,10 @@ fn se_linux(pod: Pod<'_>, minor: u32) -> Option<Violation> {
         told.push("role may not be set".into());
     }
     let told = told.join("; ");
-    violation("seLinuxOptions", format!("{by} set forbidden securityContext.seLinuxOptions: {told}"))
+    violation(
+        "seLinuxOptions",
+        format!("{by} set forbidden securityContext.seLinuxOptions: {told}"),
+    )
 }
 
 fn seccomp_baseline(pod: Pod<'_>, minor: u32) -> Option<Violation> {

@@ -69,7 +69,9 @@ fn baseline_checks_say_what_is_wrong() {
             "privileged (container \"a\" must not set securityContext.privileged=true)",
         ),
         (
-            container(json!({"securityContext": {"capabilities": {"add": ["SYS_ADMIN", "CHOWN", "FOO"]}}})),
+            container(
+                json!({"securityContext": {"capabilities": {"add": ["SYS_ADMIN", "CHOWN", "FOO"]}}}),
+            ),
             "non-default capabilities (container \"a\" must not include \"FOO\", \"SYS_ADMIN\" in \
              securityContext.capabilities.add)",
         ),

@@ -128,7 +128,8 @@ impl Reader<'_> {
         let Some(text) = self.text(label).map(str::to_owned) else { return false };
         into.version = Version::Latest;
         let minor = text.strip_prefix("v1.").filter(|digits| {
-            digits.bytes().all(|it| it.is_ascii_digit()) && (*digits == "0" || !digits.starts_with('0'))
+            digits.bytes().all(|it| it.is_ascii_digit())
+                && (*digits == "0" || !digits.starts_with('0'))
         });
         match minor.and_then(|digits| digits.parse().ok()) {
             Some(minor) => into.version = Version::Minor(minor),
@@ -169,11 +170,7 @@ mod tests {
                 "restricted:latest privileged:latest privileged:latest",
                 0,
             ),
-            (
-                &[("enforce", "strict")],
-                "restricted:latest privileged:latest privileged:latest",
-                1,
-            ),
+            (&[("enforce", "strict")], "restricted:latest privileged:latest privileged:latest", 1),
             (&[("audit", "strict"), ("warn", "x")], nothing, 2),
             (&[("warn-version", "1.24")], nothing, 1),
             (&[("warn-version", "v1.024")], nothing, 1),

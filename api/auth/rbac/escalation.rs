@@ -139,7 +139,7 @@ fn holds(rbac: &Rbac, grant: &Grant<'_>, wanted: &[Rule]) -> Result<(), Status> 
 }
 
 /// The collector must be able to finish a deletion without holding the role: finalizers and owners may change.
-fn only_metadata_for_deletion_differs(new: &Value, old: &Value) -> bool {
+pub fn only_metadata_for_deletion_differs(new: &Value, old: &Value) -> bool {
     let without = |object: &Value| {
         let mut object = object.clone();
         if let Some(metadata) = object["metadata"].as_object_mut() {

@@ -187,7 +187,9 @@ pub fn holds(
     }
     let deleted = found["metadata"]["deletionTimestamp"].as_str().and_then(Timestamp::parse);
     if deleted.is_some_and(|at| at < now.plus_seconds(-LEEWAY_SECONDS)) {
-        return Err(format!("service account token has been invalidated: {kind} {name:?} is deleted"));
+        return Err(format!(
+            "service account token has been invalidated: {kind} {name:?} is deleted"
+        ));
     }
     Ok(())
 }
