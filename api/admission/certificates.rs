@@ -146,7 +146,9 @@ impl Plugin for SubjectRestriction {
 fn check_subject(request: &Value) -> Result<(), String> {
     let subject = subject(request).map_err(|error| format!("failed to parse CSR: {error}"))?;
     if subject.organizations.iter().any(|group| group == GROUP_MASTERS) {
-        return Err(format!("use of {CLIENT_SIGNER} signer with {GROUP_MASTERS} group is not allowed"));
+        return Err(format!(
+            "use of {CLIENT_SIGNER} signer with {GROUP_MASTERS} group is not allowed"
+        ));
     }
     Ok(())
 }
@@ -169,7 +171,8 @@ pub(super) fn subject(request: &Value) -> Result<Subject, String> {
     let (_, parsed) =
         X509CertificationRequest::from_der(&pem.contents).map_err(|error| error.to_string())?;
     let name = &parsed.certification_request_info.subject;
-    let text = |it: &x509_parser::x509::AttributeTypeAndValue<'_>| it.as_str().map(str::to_owned).ok();
+    let text =
+        |it: &x509_parser::x509::AttributeTypeAndValue<'_>| it.as_str().map(str::to_owned).ok();
     Ok(Subject {
         common_name: name.iter_common_name().next().and_then(text).unwrap_or_default(),
         organizations: name.iter_organization().filter_map(text).collect(),

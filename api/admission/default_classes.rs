@@ -66,10 +66,10 @@ fn default_of(classes: &[Object], marks: &[&str]) -> Option<String> {
 
 /// The newest of the classes that one of the annotations marks; of the same age, the first by name.
 fn newest_marked<'a>(classes: impl Iterator<Item = &'a Value>, marks: &[&str]) -> Option<String> {
-    let marked = classes.filter(|class| {
-        marks.iter().any(|mark| class["metadata"]["annotations"][mark] == "true")
-    });
-    let text = |class: &'a Value, field: &str| class["metadata"][field].as_str().unwrap_or_default();
+    let marked = classes
+        .filter(|class| marks.iter().any(|mark| class["metadata"]["annotations"][mark] == "true"));
+    let text =
+        |class: &'a Value, field: &str| class["metadata"][field].as_str().unwrap_or_default();
     let newest = marked.min_by(|a, b| {
         let by_age = text(b, "creationTimestamp").cmp(text(a, "creationTimestamp"));
         by_age.then_with(|| text(a, "name").cmp(text(b, "name")))
@@ -85,9 +85,7 @@ mod tests {
 
     #[test]
     fn the_newest_default_wins() {
-        let class = |name: &str, at: &str, marked: &str| {
-            json!({"metadata": {"name": name, "creationTimestamp": at, "annotations": {"m": marked}}})
-        };
+        let class = |name: &str, at: &str, marked: &str| json!({"metadata": {"name": name, "creationTimestamp": at, "annotations": {"m": marked}}});
         let classes = [
             class("b", "2026-01-02T00:00:00Z", "true"),
             class("a", "2026-01-01T00:00:00Z", "true"),

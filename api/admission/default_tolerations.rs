@@ -62,7 +62,13 @@ mod tests {
         };
         assert_eq!(count(json!([])), 2);
         assert_eq!(count(json!([{"operator": "Exists"}])), 1);
-        assert_eq!(count(json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}])), 2);
-        assert_eq!(count(json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}])), 3);
+        assert_eq!(
+            count(json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}])),
+            2
+        );
+        assert_eq!(
+            count(json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}])),
+            3
+        );
     }
 }

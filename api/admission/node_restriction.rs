@@ -89,7 +89,9 @@ impl NodeRestriction {
             }
             ("coordination.k8s.io", "leases") => {
                 if attempt.namespace != LEASES {
-                    return no(format!("can only access leases in the {LEASES:?} system namespace"));
+                    return no(format!(
+                        "can only access leases in the {LEASES:?} system namespace"
+                    ));
                 }
                 if named(attempt, new) == node {
                     return Ok(());
@@ -122,7 +124,13 @@ impl NodeRestriction {
         }
     }
 
-    async fn find(&self, resource: &str, kind: &str, namespace: &str, name: &str) -> Result<Object, No> {
+    async fn find(
+        &self,
+        resource: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Object, No> {
         let of = live::stored("", resource, "v1", kind);
         let found = live::find(&self.objects, &of, namespace, name).await?;
         let missing = || Status::not_found(&GroupResource::new("", resource), name);
@@ -267,7 +275,8 @@ impl NodeRestriction {
         let namespace = attempt.namespace;
         let node_object = self.find("nodes", "Node", "", node).await?;
         let pod = self.find("pods", "Pod", namespace, name).await?;
-        let account = self.find("serviceaccounts", "ServiceAccount", namespace, account_name).await?;
+        let account =
+            self.find("serviceaccounts", "ServiceAccount", namespace, account_name).await?;
         let pod = pod.value()?;
         let of = format!("PodCertificateRequest for pod {:?}", format!("{namespace}/{name}"));
         for (field, what, there) in [
@@ -283,8 +292,10 @@ impl NodeRestriction {
             }
         }
         if pod["spec"]["nodeName"] != node {
-            return no(format!("pod \"{namespace}/{name}\" is not running on node {node:?} named in \
-                               the PodCertificateRequest"));
+            return no(format!(
+                "pod \"{namespace}/{name}\" is not running on node {node:?} named in \
+                               the PodCertificateRequest"
+            ));
         }
         if pod::is_mirror(pod) {
             return no(format!("pod \"{namespace}/{name}\" is a mirror pod"));
@@ -308,9 +319,10 @@ fn named<'a>(attempt: &Attempt<'a>, new: &'a Value) -> &'a str {
 /// The audience of one of the pod's own token volumes.
 fn pod_names_audience(pod: &Value, audience: &str) -> bool {
     let sources = items(&pod["spec"]["volumes"]).map(|volume| &volume["projected"]["sources"]);
-    sources.flat_map(items).map(|source| &source["serviceAccountToken"]).any(|token| {
-        token.is_object() && text(&token["audience"]) == audience
-    })
+    sources
+        .flat_map(items)
+        .map(|source| &source["serviceAccountToken"])
+        .any(|token| token.is_object() && text(&token["audience"]) == audience)
 }
 
 fn mirror_pod(node: &str, pod: &Value) -> Result<(), String> {
@@ -351,7 +363,9 @@ fn mirror_pod(node: &str, pod: &Value) -> Result<(), String> {
         return Err(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
     }
     match names_objects(pod) {
-        Some(resource) => Err(format!("node {node:?} can not create pods that reference {resource}")),
+        Some(resource) => {
+            Err(format!("node {node:?} can not create pods that reference {resource}"))
+        }
         None => Ok(()),
     }
 }
@@ -545,7 +559,8 @@ fn signing_request(node: &str, request: &Value) -> Answer {
     if !ours.contains(&text(&request["spec"]["signerName"])) {
         return Ok(());
     }
-    let subject = subject(request).map_err(|error| No::Because(format!("unable to parse csr: {error}")))?;
+    let subject =
+        subject(request).map_err(|error| No::Because(format!("unable to parse csr: {error}")))?;
     if subject.common_name == format!("system:node:{node}") {
         return Ok(());
     }
@@ -576,9 +591,7 @@ mod tests {
 
     #[test]
     fn a_node_may_not_lift_its_taints_or_take_roles() {
-        let node = |labels: Value, taints: Value| {
-            json!({"metadata": {"labels": labels}, "spec": {"taints": taints}})
-        };
+        let node = |labels: Value, taints: Value| json!({"metadata": {"labels": labels}, "spec": {"taints": taints}});
         let old = node(json!({}), json!([{"key": "a"}]));
         let check = |new: &Value| node_change("n1", Operation::Update, new, &old);
         assert_eq!(check(&old), Ok(()));
@@ -593,8 +606,10 @@ mod tests {
         );
         assert_eq!(
             node_change("n1", Operation::Create, &role, &Value::Null),
-            Err("node \"n1\" is not allowed to set the following labels: node-role.kubernetes.io/x"
-                .to_owned())
+            Err(
+                "node \"n1\" is not allowed to set the following labels: node-role.kubernetes.io/x"
+                    .to_owned()
+            )
         );
     }
 

@@ -143,7 +143,8 @@ mod tests {
         let class = json!({"metadata": {"name": "high"}, "value": 7, "preemptionPolicy": "Never"});
         let mut pod = json!({"spec": {}});
         fill_in(&mut pod, &class).unwrap();
-        let filled = json!({"priorityClassName": "high", "priority": 7, "preemptionPolicy": "Never"});
+        let filled =
+            json!({"priorityClassName": "high", "priority": 7, "preemptionPolicy": "Never"});
         assert_eq!(pod["spec"], filled);
         fill_in(&mut pod, &class).unwrap();
         assert_eq!(

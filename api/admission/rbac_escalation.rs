@@ -24,7 +24,9 @@ impl Plugin for RbacEscalation {
     fn validate<'a>(&'a self, attempt: &'a mut Attempt<'_>) -> BoxFuture<'a, Result<(), Status>> {
         let writes = matches!(attempt.operation, Operation::Create | Operation::Update);
         let checked = match &attempt.object {
-            Some(new) if writes && attempt.subresource.is_empty() && *attempt.kind.group == *GROUP => {
+            Some(new)
+                if writes && attempt.subresource.is_empty() && *attempt.kind.group == *GROUP =>
+            {
                 let grant = Grant {
                     user: attempt.user,
                     resource: &attempt.kind.resource,

@@ -121,7 +121,8 @@ fn merge(first: &Value, second: &Value) -> Vec<Value> {
     for (at, toleration) in all.iter().enumerate() {
         let before = merged.iter().any(|other| includes(other, toleration));
         let later = all[at + 1..].iter();
-        let after = later.into_iter().any(|other| *other != *toleration && includes(other, toleration));
+        let after =
+            later.into_iter().any(|other| *other != *toleration && includes(other, toleration));
         if !before && !after {
             merged.push((*toleration).clone());
         }

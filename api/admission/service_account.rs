@@ -165,7 +165,11 @@ fn mount_token(pod: &mut Value, fresh_name: impl FnOnce() -> String) {
             if items(&container["volumeMounts"]).any(|mount| mount["mountPath"] == MOUNT) {
                 continue;
             }
-            push(container, "volumeMounts", json!({"name": name, "readOnly": true, "mountPath": MOUNT}));
+            push(
+                container,
+                "volumeMounts",
+                json!({"name": name, "readOnly": true, "mountPath": MOUNT}),
+            );
             needed = true;
         }
     }

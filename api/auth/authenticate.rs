@@ -116,11 +116,7 @@ fn authenticated(mut user: User) -> User {
 
 #[must_use]
 pub fn anonymous() -> User {
-    User {
-        name: ANONYMOUS.into(),
-        groups: vec![GROUP_UNAUTHENTICATED.into()],
-        ..User::default()
-    }
+    User { name: ANONYMOUS.into(), groups: vec![GROUP_UNAUTHENTICATED.into()], ..User::default() }
 }
 
 /// The token of `Authorization: Bearer T`, or of the protocol by which browsers send one on a WebSocket.

@@ -38,7 +38,8 @@ pub(super) fn user(der: &CertificateDer<'_>, now: Timestamp) -> Result<Option<Us
     // Where Kubernetes keeps a uid in a certificate.
     let uid_oid = oid!(1.3.6.1.4.1.57683.2);
     let uid = subject.iter_by_oid(&uid_oid).next().and_then(text).unwrap_or_default();
-    let fingerprint: String = Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect();
+    let fingerprint: String =
+        Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect();
     let credential = format!("X509SHA256={fingerprint}");
     let extra = vec![("authentication.kubernetes.io/credential-id".into(), vec![credential])];
     Ok(Some(User { name, uid, groups, extra }))

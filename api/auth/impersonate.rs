@@ -95,7 +95,8 @@ pub fn read(headers: &HeaderMap) -> Result<Option<Impersonation>, Status> {
         name: group.clone(),
         ..Check::default()
     }));
-    let authentication = Check { group: "authentication.k8s.io", version: "v1", ..Check::default() };
+    let authentication =
+        Check { group: "authentication.k8s.io", version: "v1", ..Check::default() };
     for (key, values) in &extra {
         checks.extend(values.iter().map(|value| Check {
             resource: "userextras",

@@ -118,10 +118,8 @@ impl Reviews {
         let mut status = answer(self.authorizer.decide(&attributes));
         if ignored {
             let which = if selector.is_empty() { "ignored" } else { "partially ignored" };
-            status["evaluationError"] = format!(
-                "spec.resourceAttributes.fieldSelector {which} due to parse error"
-            )
-            .into();
+            status["evaluationError"] =
+                format!("spec.resourceAttributes.fieldSelector {which} due to parse error").into();
         }
         review["status"] = status;
         Ok(review)
@@ -334,7 +332,9 @@ mod tests {
         });
         assert_eq!(
             told(local, true, Some("a")),
-            ["spec.resourceAttributes.namespace: Invalid value: \"b\": must match metadata.namespace"]
+            [
+                "spec.resourceAttributes.namespace: Invalid value: \"b\": must match metadata.namespace"
+            ]
         );
         assert!(told(json!({"spec": {"nonResourceAttributes": {}}}), false, None).is_empty());
     }

@@ -63,7 +63,8 @@ impl Plugin for PodSecurity {
             if attempt.is_below("", "pods") {
                 return self.pod(attempt).await;
             }
-            let template = TEMPLATES.iter().find(|(group, resource, _)| attempt.is_of(group, resource));
+            let template =
+                TEMPLATES.iter().find(|(group, resource, _)| attempt.is_of(group, resource));
             match template {
                 Some((.., path)) => self.workload(attempt, path).await,
                 None => Ok(()),
@@ -179,7 +180,8 @@ fn judge(policy: Policy, pod: Pod<'_>, mode: Mode) -> Judgement {
         (!found.is_empty()).then_some(text)
     };
     let mut judgement = Judgement::default();
-    let annotation = |key: &str, value: String| (format!("pod-security.kubernetes.io/{key}"), value);
+    let annotation =
+        |key: &str, value: String| (format!("pod-security.kubernetes.io/{key}"), value);
     if mode == Mode::Enforce {
         judgement.annotations.push(annotation("enforce-policy", policy.enforce.to_string()));
         let found = violations(policy.enforce);
@@ -278,9 +280,12 @@ mod tests {
         let pods = [
             pod("b", json!({"hostNetwork": true})),
             pod("a", json!({"hostNetwork": true})),
-            pod("c", json!({"hostPID": true, "containers": [
-                {"name": "x", "securityContext": {"privileged": true}},
-            ]})),
+            pod(
+                "c",
+                json!({"hostPID": true, "containers": [
+                    {"name": "x", "securityContext": {"privileged": true}},
+                ]}),
+            ),
             pod("d", json!({})),
         ];
         let pods: Vec<&Value> = pods.iter().collect();
@@ -317,7 +322,9 @@ mod tests {
         assert_eq!(judgement.refused, None);
         assert_eq!(
             judgement.warning.as_deref(),
-            Some("would violate PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)")
+            Some(
+                "would violate PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)"
+            )
         );
     }
 

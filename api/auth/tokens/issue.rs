@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::claims::{Bound, Claims, Object, Reference, USER_PREFIX};
 use super::{Tokens, stored};
 use crate::auth::TokenIssuer;
-use crate::error::{Cause, Reason, Status};
+use crate::error::{Cause, Status};
 use crate::live;
 use crate::object::time::Timestamp;
 use crate::object::{GroupKind, GroupResource};
@@ -47,9 +47,10 @@ impl Tokens {
         let binding = self.binding(namespace, account, &request["spec"]["boundObjectRef"]).await?;
         let id = uuid::Uuid::new_v4().to_string();
         let claims = claims(account, &request["spec"], binding, &self.issuer, now, id);
-        let token = self.keys.sign(&claims).map_err(|error| {
-            Status::internal(format!("failed to generate token: {error}"))
-        })?;
+        let token = self
+            .keys
+            .sign(&claims)
+            .map_err(|error| Status::internal(format!("failed to generate token: {error}")))?;
         let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(EXPIRATION_DEFAULT);
         let expires = now.plus_seconds(seconds);
         request["status"] = json!({"token": token, "expirationTimestamp": expires.rfc3339()});
@@ -81,9 +82,8 @@ impl Tokens {
         let name = text(&to["name"]);
         let within = if what == Object::Node { "" } else { namespace };
         let found = live::find(&self.objects, &of, within, name).await?;
-        let found = found.ok_or_else(|| {
-            Status::not_found(&GroupResource::new("", &of.resource), name)
-        })?;
+        let found =
+            found.ok_or_else(|| Status::not_found(&GroupResource::new("", &of.resource), name))?;
         let object = found.value()?;
         let account_name = text(&account["metadata"]["name"]);
         if what == Object::Pod && text(&object["spec"]["serviceAccountName"]) != account_name {
@@ -139,7 +139,11 @@ fn complete(
         if !asked.is_empty() && asked != there {
             let which = format!("must match the service account {field} if specified");
             let message = format!("Invalid value: {asked:?}: {which}");
-            return Err(Status::invalid(&of, &name, vec![cause(&format!("metadata.{field}"), message)]));
+            return Err(Status::invalid(
+                &of,
+                &name,
+                vec![cause(&format!("metadata.{field}"), message)],
+            ));
         }
     }
     let (asked, there) = (text(&request["metadata"]["uid"]), text(&account["metadata"]["uid"]));
