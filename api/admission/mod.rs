@@ -6,14 +6,31 @@
 //!
 //! Never: a plugin writes by itself what belongs to the attempt.
 
+mod certificates;
+mod default_classes;
+mod default_tolerations;
+mod external_ips;
+mod namespace_lifecycle;
+mod node_restriction;
+mod node_taint;
+pub mod pod_security;
+mod priority;
+mod rbac_escalation;
+mod runtime_class;
+mod service_account;
+mod storage_protection;
+mod topology_labels;
+
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use serde_json::Value;
 
+use crate::auth::Authorizer;
 use crate::error::Status;
 use crate::kinds::Kind;
-use crate::objects::Write;
+use crate::live::Live;
+use crate::objects::{Objects, Write};
 use crate::request::User;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +85,37 @@ pub struct Attempt<'a> {
     pub along: Vec<Write>,
 }
 
+impl Attempt<'_> {
+    /// Whether it is about the resource itself, whatever version.
+    #[must_use]
+    pub fn is_of(&self, group: &str, resource: &str) -> bool {
+        self.subresource.is_empty() && self.is_below(group, resource)
+    }
+
+    /// Whether it is about the resource or one of its subresources.
+    #[must_use]
+    pub fn is_below(&self, group: &str, resource: &str) -> bool {
+        *self.kind.group == *group && *self.kind.resource == *resource
+    }
+
+    #[must_use]
+    pub fn is_create(&self) -> bool {
+        self.operation == Operation::Create
+    }
+
+    /// What clients are told when a plugin refuses.
+    #[must_use]
+    pub fn forbidden(&self, why: &str) -> Status {
+        let of_object = |field: &str| {
+            let name = self.object.as_ref().map(|it| &it["metadata"][field]);
+            name.and_then(Value::as_str).filter(|name| !name.is_empty())
+        };
+        let given = Some(self.name).filter(|name| !name.is_empty());
+        let name = given.or(of_object("name")).or(of_object("generateName"));
+        Status::forbidden(&self.kind.group_resource(), name.unwrap_or("Unknown"), why)
+    }
+}
+
 /// Each phase may be left out.
 pub trait Plugin: Send + Sync {
     /// Upstream's name (`NamespaceLifecycle`).
@@ -96,6 +144,46 @@ pub trait Plugin: Send + Sync {
 /// The plugins in the order in which they are asked.
 #[derive(Clone, Default)]
 pub struct Chain(pub Vec<Arc<dyn Plugin>>);
+
+/// What the plugins look things up in.
+#[derive(Clone)]
+pub struct Sources {
+    pub live: Arc<Live>,
+    pub objects: Objects,
+    pub authorizer: Arc<dyn Authorizer>,
+}
+
+/// The built-in plugins, in upstream's order. What charges comes last; webhooks stand before it.
+#[must_use]
+pub fn plugins(sources: &Sources, deny_external_ips: bool) -> Chain {
+    let Sources { live, objects, authorizer } = sources;
+    let live = || live.clone();
+    let objects = || objects.clone();
+    let authorizer = || authorizer.clone();
+    let mut all: Vec<Arc<dyn Plugin>> = vec![
+        Arc::new(namespace_lifecycle::NamespaceLifecycle::new(live(), objects())),
+        Arc::new(service_account::ServiceAccount::new(live(), objects())),
+        Arc::new(node_restriction::NodeRestriction::new(objects(), authorizer())),
+        Arc::new(node_taint::NodeTaint),
+        Arc::new(pod_security::PodSecurity::new(live(), objects())),
+        Arc::new(priority::Priority::new(live(), objects())),
+        Arc::new(default_tolerations::DefaultTolerations),
+        Arc::new(default_classes::DefaultStorageClass(live())),
+        Arc::new(storage_protection::StorageProtection),
+        Arc::new(runtime_class::RuntimeClass::new(live(), objects())),
+        Arc::new(certificates::Approval(authorizer())),
+        Arc::new(certificates::Signing(authorizer())),
+        Arc::new(certificates::TrustBundleAttest(authorizer())),
+        Arc::new(certificates::SubjectRestriction),
+        Arc::new(default_classes::DefaultIngressClass(live())),
+        Arc::new(topology_labels::TopologyLabels::new(objects())),
+        Arc::new(rbac_escalation::RbacEscalation { live: live(), authorizer: authorizer() }),
+    ];
+    if deny_external_ips {
+        all.push(Arc::new(external_ips::DenyServiceExternalIps));
+    }
+    Chain(all)
+}
 
 impl Chain {
     pub async fn mutate(&self, attempt: &mut Attempt<'_>) -> Result<(), Status> {

@@ -2,6 +2,16 @@
 //!
 //! Whoever decides here is told the attributes of a request and nothing of its body.
 
+pub mod authenticate;
+pub mod authorize;
+pub mod bootstrap_token;
+mod certificate;
+pub mod impersonate;
+pub mod node;
+pub mod rbac;
+pub mod reviews;
+pub mod tokens;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -11,6 +21,11 @@ use serde_json::Value;
 use crate::error::Status;
 use crate::kinds::Kind;
 use crate::request::User;
+
+/// Whoever is in this group may do everything.
+pub const GROUP_MASTERS: &str = "system:masters";
+/// Everybody whose name is known.
+pub const GROUP_AUTHENTICATED: &str = "system:authenticated";
 
 /// What a request wants to do. For a path that is no resource `path` is set and the names are empty.
 #[derive(Clone, Copy, Debug)]
@@ -28,9 +43,28 @@ pub struct Attributes<'a> {
     pub name: &'a str,
     /// The path of a request for no resource (`/healthz`); empty otherwise.
     pub path: &'a str,
+    /// What a list, watch or deletecollection is narrowed to: fields with the one value that each must have.
+    pub field_selector: &'a [(String, String)],
 }
 
-impl Attributes<'_> {
+impl<'a> Attributes<'a> {
+    /// Nothing said yet but who and what.
+    #[must_use]
+    pub fn of(user: &'a User, verb: &'a str) -> Attributes<'a> {
+        Attributes {
+            user,
+            verb,
+            group: "",
+            version: "",
+            resource: "",
+            subresource: "",
+            namespace: "",
+            name: "",
+            path: "",
+            field_selector: &[],
+        }
+    }
+
     #[must_use]
     pub fn is_resource(&self) -> bool {
         self.path.is_empty()

@@ -1,0 +1,3 @@
+//! What a fresh cluster holds.
+
+pub mod policy;
