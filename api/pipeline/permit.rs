@@ -1,9 +1,9 @@
 //! Whether the asker may, before anything else is looked at.
 
 use super::Road;
+use crate::auth::authorize::forbidden;
 use crate::auth::{Attributes, Decision};
-use crate::error::{Reason, Status};
-use crate::object::GroupResource;
+use crate::error::Status;
 use crate::object::selector::Fields;
 use crate::request::{Request, User, Verb};
 
@@ -20,23 +20,24 @@ impl Road {
         request: &Request,
         verb: &str,
     ) -> Result<(), Status> {
-        let only = single_name(request);
-        let name = request.name.as_deref().or(only.as_deref()).unwrap_or_default();
+        let selected = selected(request);
+        let only = selected.iter().find(|(field, _)| field == "metadata.name");
+        let only = only.map(|(_, value)| value.as_str());
+        let name = request.name.as_deref().or(only).unwrap_or_default();
         let resource = &request.resource;
         // A namespace lies in itself, as far as rules are concerned.
         let is_namespace = resource.group.is_empty() && resource.resource == "namespaces";
         let namespace =
             if is_namespace { name } else { request.namespace.as_deref().unwrap_or_default() };
         let attributes = Attributes {
-            user: who,
-            verb,
             group: &resource.group,
             version: &resource.version,
             resource: &resource.resource,
             subresource: request.subresource.as_deref().unwrap_or_default(),
             namespace,
             name,
-            path: "",
+            field_selector: &selected,
+            ..Attributes::of(who, verb)
         };
         match self.authorizer.decide(&attributes) {
             Decision::Allow(_) => Ok(()),
@@ -45,36 +46,11 @@ impl Road {
     }
 }
 
-/// The one object that a list, watch or deletecollection asks for by `metadata.name=`.
-fn single_name(request: &Request) -> Option<String> {
+/// What a list, watch or deletecollection is narrowed to.
+fn selected(request: &Request) -> Vec<(String, String)> {
     let many = matches!(request.verb, Verb::List | Verb::Watch | Verb::DeleteCollection);
-    let selector = request.options.field_selector.as_deref().filter(|_| many)?;
-    Fields::parse(selector).ok()?.exactly("metadata.name").map(str::to_owned)
-}
-
-/// Told as upstream's clients know it.
-#[must_use]
-pub fn forbidden(attributes: &Attributes<'_>, why: &str) -> Status {
-    let Attributes { user, verb, group, resource, subresource, namespace, name, path, .. } =
-        attributes;
-    let user = &user.name;
-    let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-    if !attributes.is_resource() {
-        let message = format!("forbidden: User \"{user}\" cannot {verb} path \"{path}\"{why}");
-        return Status::new(Reason::Forbidden, message);
-    }
-    let full = if subresource.is_empty() {
-        (*resource).to_owned()
-    } else {
-        format!("{resource}/{subresource}")
-    };
-    let scope = if namespace.is_empty() {
-        "at the cluster scope".to_owned()
-    } else {
-        format!("in the namespace \"{namespace}\"")
-    };
-    let text = format!(
-        "User \"{user}\" cannot {verb} resource \"{full}\" in API group \"{group}\" {scope}{why}"
-    );
-    Status::forbidden(&GroupResource::new(group, resource), name, &text)
+    let selector = request.options.field_selector.as_deref().filter(|_| many);
+    let Some(Ok(fields)) = selector.map(Fields::parse) else { return Vec::new() };
+    let exact = fields.terms().iter().filter(|term| term.equal);
+    exact.map(|term| (term.field.clone(), term.value.clone())).collect()
 }
