@@ -148,6 +148,15 @@ pub struct Hooks {
     pub to_stored: Option<fn(&mut Value)>,
     /// Warnings for the client about an object it sends.
     pub warn: Option<fn(&Value) -> Vec<String>>,
+    /// How many seconds an object is given before it goes, from what a delete asks for: (object, asked).
+    /// Without it an object goes at once.
+    pub grace: Option<fn(&Value, Option<i64>) -> i64>,
+    /// What a delete changes in an object that stays for a while.
+    pub prepare_delete: Option<fn(&mut Value)>,
+    /// A create may say what the status is.
+    pub keeps_status: bool,
+    /// Objects go by themselves after so many seconds (events).
+    pub expires_after_seconds: Option<i64>,
 }
 
 /// One resource in one version.

@@ -40,9 +40,10 @@ pub struct Change {
 /// What one encoding of a change is told apart by: whoever makes it names all that went into it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Form {
-    /// `apiVersion` under which it is shown; one object may have several.
+    /// Under which it is shown; one object may have several.
+    pub group: Arc<str>,
     pub version: Arc<str>,
-    pub kind: ChangeKind,
+    /// Which, is the affair of who encodes.
     pub encoding: u8,
 }
 

@@ -56,7 +56,7 @@ impl Object {
         &self.0.key
     }
 
-    /// Its resourceVersion.
+    /// Its resourceVersion; zero for what was never stored (a dry run).
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.0.revision
@@ -75,7 +75,9 @@ impl Object {
                 serde_json::from_slice(&self.0.rest).map_err(|error| self.unreadable(error))?;
             let metadata = value.get_mut("metadata").and_then(Value::as_object_mut);
             let metadata = metadata.ok_or_else(|| self.unreadable("it has no metadata"))?;
-            metadata.insert("resourceVersion".into(), self.0.revision.to_string().into());
+            if self.0.revision != Revision::ZERO {
+                metadata.insert("resourceVersion".into(), self.0.revision.to_string().into());
+            }
             Ok(value)
         };
         self.0.value.get_or_init(decode).as_ref().map_err(Clone::clone)
@@ -108,6 +110,10 @@ impl Object {
     }
 
     fn write_tail(&self, tail: &[u8], out: &mut Vec<u8>) {
+        if self.0.revision == Revision::ZERO {
+            out.extend_from_slice(tail);
+            return;
+        }
         out.extend_from_slice(b"\"resourceVersion\":\"");
         out.extend_from_slice(self.0.revision.to_string().as_bytes());
         out.push(b'"');
