@@ -161,7 +161,8 @@ fn mount_token(pod: &mut Value, fresh_name: impl FnOnce() -> String) {
     let name = there.unwrap_or_else(fresh_name);
     let mut needed = false;
     for list in ["initContainers", "containers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten() {
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
             if items(&container["volumeMounts"]).any(|mount| mount["mountPath"] == MOUNT) {
                 continue;
             }
@@ -296,6 +297,13 @@ mod tests {
         let once = pod.clone();
         mount_token(&mut pod, || unreachable!("the volume is there"));
         assert_eq!(pod, once, "again it changes nothing");
+    }
+
+    #[test]
+    fn a_pod_without_init_containers_gets_none() {
+        let mut pod = json!({"spec": {"containers": [{"name": "a"}]}});
+        mount_token(&mut pod, || "kube-api-access-abcde".into());
+        assert_eq!(pod["spec"].get("initContainers"), None);
     }
 
     #[test]
