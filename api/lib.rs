@@ -11,6 +11,8 @@ pub mod auth;
 pub mod bootstrap;
 pub mod client;
 pub mod codec;
+pub mod discovery;
+pub mod document;
 pub mod error;
 pub mod http;
 pub mod kinds;
@@ -20,6 +22,8 @@ pub mod object;
 pub mod objects;
 pub mod pipeline;
 pub mod request;
+pub mod sandbox;
 pub mod schema;
+pub mod server;
 
 pub use error::Status;

@@ -7,7 +7,9 @@
 pub mod duration;
 pub mod meta;
 pub mod names;
+pub mod quantity;
 pub mod selector;
 pub mod time;
 
 pub use names::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
+pub use quantity::Quantity;

@@ -180,6 +180,7 @@ impl Table {
             },
             schema: Arc::new(Node::named(type_name)),
             type_name: type_name.into(),
+            published: None,
             columns: behaviour::columns(self.group, self.version, row.kind),
             selectable: texts(row.selectable),
             has_generation: row.generation,
@@ -189,6 +190,7 @@ impl Table {
             unconditional_update: row.unconditional_update,
             propagation: row.propagation,
             returns_deleted: row.returns_deleted,
+            scale: row.subresources.iter().any(|sub| sub.name == "scale").then(Arc::default),
             custom: false,
             hooks: behaviour::hooks(self.group, self.version, row.kind),
         }
