@@ -5,9 +5,12 @@
 //! rest of the house asks it. `docs/api.md` draws the rooms and who may know whom.
 
 pub mod client;
+pub mod discovery;
+pub mod document;
 pub mod error;
 pub mod kinds;
 pub mod object;
+pub mod openapi;
 pub mod request;
 pub mod schema;
 
