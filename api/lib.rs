@@ -21,6 +21,7 @@ pub mod merge;
 pub mod object;
 pub mod objects;
 pub mod pipeline;
+pub mod openapi;
 pub mod request;
 pub mod sandbox;
 pub mod schema;
