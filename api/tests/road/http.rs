@@ -44,9 +44,8 @@ impl Api {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> http::Response<hyper::body::Incoming> {
-        let mut request = http::Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.sandbox.url()));
+        let mut request =
+            http::Request::builder().method(method).uri(format!("{}{path}", self.sandbox.url()));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -138,7 +137,10 @@ async fn bodies_are_bounded_and_of_a_known_type() {
     assert_eq!(api.ask("POST", CONFIG_MAPS, &json, large).await.code, 413);
     let strange = [("content-type", "text/plain")];
     let answer = api.ask("POST", CONFIG_MAPS, &strange, "x").await;
-    assert_eq!((answer.code, answer.json()["reason"].as_str()), (415, Some("UnsupportedMediaType")));
+    assert_eq!(
+        (answer.code, answer.json()["reason"].as_str()),
+        (415, Some("UnsupportedMediaType"))
+    );
     let answer = api.ask("POST", CONFIG_MAPS, &json, "{").await;
     assert_eq!((answer.code, answer.json()["reason"].as_str()), (400, Some("BadRequest")));
     let yaml = [("content-type", "application/yaml")];

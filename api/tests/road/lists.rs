@@ -79,7 +79,8 @@ async fn a_list_is_as_fresh_as_was_asked_for() {
     assert_eq!(exact["metadata"]["resourceVersion"], at);
     let legacy = list(format!("resourceVersion={at}&limit=50")).await.json();
     assert_eq!(legacy["metadata"]["resourceVersion"], at);
-    let newer = list(format!("resourceVersion={at}&resourceVersionMatch=NotOlderThan")).await.json();
+    let newer =
+        list(format!("resourceVersion={at}&resourceVersionMatch=NotOlderThan")).await.json();
     assert!(names(&newer).contains(&"b".to_owned()));
     assert!(names(&list("resourceVersion=0".into()).await.json()).contains(&"b".to_owned()));
     let future = tokio::time::timeout(
@@ -98,9 +99,13 @@ async fn a_list_is_as_fresh_as_was_asked_for() {
     ] {
         assert_eq!(list(bad.into()).await.code, 422, "{bad}");
     }
-    for bad in ["resourceVersion=x", "limit=x", "continue=x", "labelSelector=a%20b",
-        "fieldSelector=spec.x%3D1"]
-    {
+    for bad in [
+        "resourceVersion=x",
+        "limit=x",
+        "continue=x",
+        "labelSelector=a%20b",
+        "fieldSelector=spec.x%3D1",
+    ] {
         assert_eq!(list(bad.into()).await.code, 400, "{bad}");
     }
 }
@@ -126,8 +131,11 @@ async fn selectors_choose_by_labels_and_fields() {
 async fn a_list_says_the_stores_revision_and_items_their_own() {
     let api = Api::start().await;
     let created = api.create(CONFIG_MAPS, &config_map("a", "1")).await;
-    api.create("/api/v1/namespaces/default/secrets",
-        &json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "s"}})).await;
+    api.create(
+        "/api/v1/namespaces/default/secrets",
+        &json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "s"}}),
+    )
+    .await;
     let list = api.get(&format!("{CONFIG_MAPS}?fieldSelector=metadata.name%3Da")).await.json();
     let number = |it: &Value| it["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>();
     assert!(number(&list).unwrap() > number(&created).unwrap());

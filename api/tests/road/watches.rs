@@ -131,7 +131,10 @@ async fn the_initial_state_ends_with_a_marked_bookmark() {
     assert_eq!(mark["type"], "BOOKMARK");
     let object = &mark["object"];
     assert_eq!(object["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
-    assert_eq!((object["kind"].as_str(), object["apiVersion"].as_str()), (Some("ConfigMap"), Some("v1")));
+    assert_eq!(
+        (object["kind"].as_str(), object["apiVersion"].as_str()),
+        (Some("ConfigMap"), Some("v1"))
+    );
     assert!(version(object) > 1);
     api.create(CONFIG_MAPS, &ours("c", "1")).await;
     assert_eq!(watch.told().await, "ADDED c");
@@ -148,7 +151,8 @@ async fn a_watch_ends_cleanly_at_its_time_with_a_bookmark_for_who_asked() {
     assert_eq!(mark["type"], "BOOKMARK");
     assert!(version(&mark["object"]) > 1);
     assert_eq!(watch.next().await, None);
-    let mut silent = Stream::open(&api, &format!("{OURS}&resourceVersion=1&timeoutSeconds=1")).await;
+    let mut silent =
+        Stream::open(&api, &format!("{OURS}&resourceVersion=1&timeoutSeconds=1")).await;
     assert_eq!(silent.next().await, None, "no bookmark for who did not ask");
 }
 
@@ -163,8 +167,10 @@ async fn a_watch_from_what_is_forgotten_is_told_so_by_an_event() {
     let mut watch = Stream::open(&api, &format!("{OURS}&resourceVersion={from}")).await;
     let error = watch.next().await.unwrap();
     assert_eq!(error["type"], "ERROR");
-    assert_eq!((error["object"]["code"].as_i64(), error["object"]["reason"].as_str()),
-        (Some(410), Some("Expired")));
+    assert_eq!(
+        (error["object"]["code"].as_i64(), error["object"]["reason"].as_str()),
+        (Some(410), Some("Expired"))
+    );
     assert!(error["object"]["message"].as_str().unwrap().starts_with("too old resource version"));
     assert_eq!(watch.next().await, None);
 }

@@ -46,8 +46,12 @@ async fn a_create_is_refused_in_upstreams_words() {
     elsewhere["metadata"]["namespace"] = "other".into();
     assert_eq!(
         refused(elsewhere).await,
-        (400, "the namespace of the provided object does not match the namespace sent on the \
-               request".into())
+        (
+            400,
+            "the namespace of the provided object does not match the namespace sent on the \
+               request"
+                .into()
+        )
     );
     let mut versioned = config_map("b", "1");
     versioned["metadata"]["resourceVersion"] = "5".into();
@@ -59,7 +63,10 @@ async fn a_create_is_refused_in_upstreams_words() {
     wrong["apiVersion"] = "v2".into();
     assert_eq!(
         refused(wrong).await,
-        (400, "the API version in the data (v2) does not match the expected API version (v1)".into())
+        (
+            400,
+            "the API version in the data (v2) does not match the expected API version (v1)".into()
+        )
     );
     let (code, message) = refused(config_map("Bad_Name", "1")).await;
     assert_eq!(code, 422);
@@ -148,7 +155,8 @@ async fn the_generation_counts_changes_of_the_spec_alone() {
     assert_eq!(generation(&created), 1);
     assert_eq!(created["status"].get("replicas"), None, "a create does not write status");
     let one = format!("{path}/d");
-    let labelled = api.patch(&one, MERGE, &json!({"metadata": {"labels": {"x": "y"}}})).await.json();
+    let labelled =
+        api.patch(&one, MERGE, &json!({"metadata": {"labels": {"x": "y"}}})).await.json();
     assert_eq!(generation(&labelled), 1);
     let status = json!({"status": {"replicas": 3}, "spec": {"replicas": 9}});
     let told = api.patch(&format!("{one}/status"), MERGE, &status).await.json();
@@ -178,7 +186,8 @@ async fn a_dry_run_tells_what_would_be_and_writes_nothing() {
     assert_eq!(patched["data"]["a"], "2");
     assert_eq!(api.ask("DELETE", &path, &[], "").await.code, 200);
     assert_eq!(api.get(&format!("{CONFIG_MAPS}/a")).await.json(), created);
-    let again = api.write("POST", &format!("{CONFIG_MAPS}?dryRun=All"), &config_map("a", "1")).await;
+    let again =
+        api.write("POST", &format!("{CONFIG_MAPS}?dryRun=All"), &config_map("a", "1")).await;
     assert_eq!(again.code, 409);
     let unknown = api.ask("DELETE", &format!("{CONFIG_MAPS}/a?dryRun=Some"), &[], "").await;
     assert_eq!(unknown.code, 422);
