@@ -34,7 +34,12 @@ impl Answer {
 impl Api {
     pub async fn start() -> Api {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Api { sandbox: Sandbox::start().await, client }
+        let api = Api { sandbox: Sandbox::start().await, client };
+        // What a controller would make, and pods need.
+        let account = json!({"kind": "ServiceAccount", "apiVersion": "v1",
+            "metadata": {"name": "default"}});
+        api.create("/api/v1/namespaces/default/serviceaccounts", &account).await;
+        api
     }
 
     pub async fn send(
@@ -145,7 +150,8 @@ async fn bodies_are_bounded_and_of_a_known_type() {
     assert_eq!((answer.code, answer.json()["reason"].as_str()), (400, Some("BadRequest")));
     let yaml = [("content-type", "application/yaml")];
     let body = "kind: ConfigMap\napiVersion: v1\nmetadata:\n  name: y\ndata:\n  a: \"1\"\n";
-    assert_eq!(api.ask("POST", CONFIG_MAPS, &yaml, body).await.code, 201);
+    let answer = api.ask("POST", CONFIG_MAPS, &yaml, body).await;
+    assert_eq!(answer.code, 201, "{}", answer.json());
     let missing = api.write("POST", CONFIG_MAPS, &config_map("j", "1")).await;
     assert_eq!(missing.code, 201);
 }
@@ -154,7 +160,10 @@ async fn bodies_are_bounded_and_of_a_known_type() {
 async fn an_answer_comes_in_the_form_that_is_wanted_or_not_at_all() {
     let api = Api::start().await;
     let path = "/api/v1/namespaces/default";
-    let with = |accept: &'static str| api.ask("GET", path, &[("accept", accept)], "");
+    let with = |accept: &'static str| {
+        let api = &api;
+        async move { api.ask("GET", path, &[("accept", accept)], "").await }
+    };
     assert_eq!(with("text/html").await.code, 406);
     let yaml = with("application/yaml").await;
     assert!(String::from_utf8_lossy(&yaml.bytes).contains("kind: Namespace"));
