@@ -3,6 +3,7 @@
 //! The registry changes while requests are served (a CustomResourceDefinition adds a row); whoever holds an
 //! `Arc<Kind>` keeps the row it began with.
 
+pub mod columns;
 pub mod kind;
 
 pub use kind::{Hooks, Kind, Subresource, Verbs};
