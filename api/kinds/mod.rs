@@ -4,6 +4,7 @@
 //! `Arc<Kind>` keeps the row it began with.
 
 pub mod columns;
+pub mod defaults;
 pub mod kind;
 
 pub use kind::{Hooks, Kind, Subresource, Verbs};
