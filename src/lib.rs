@@ -2,4 +2,12 @@
 //!
 //! A library only so that tests and benchmarks can hold the parts; what users get is the binary.
 
+pub mod cli;
 pub mod reconcile;
+
+mod failure;
+mod pki;
+mod remote;
+mod roles;
+mod tasks;
+mod telemetry;

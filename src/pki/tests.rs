@@ -1,0 +1,1 @@
+//! Certificates through the room's door.

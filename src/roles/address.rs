@@ -1,0 +1,66 @@
+//! Tells the cluster where this member is reached, when that has changed since it was last told.
+//!
+//! A member that moved is not found by the leader, and so hears of no leader: it asks the others itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kontiki_raft::network::{Forward, Forwarded, Transport};
+use kontiki_raft::{Peer, Replica};
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Returns when the membership says what is true, or when told to stop.
+pub async fn keep_true(
+    replica: Replica,
+    transport: Arc<dyn Transport>,
+    me: Peer,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    loop {
+        let members = replica.members();
+        let known = members.iter().find(|member| member.id == replica.id());
+        // Before it is a member there is nothing to correct: joining says where it is.
+        if known.is_none_or(|member| member.peer == me) {
+            return Ok(());
+        }
+        let told = tokio::select! {
+            told = tell(&replica, &*transport, &me) => told,
+            () = stop.cancelled() => return Ok(()),
+        };
+        match told {
+            Ok(()) => {
+                tracing::info!(address = me.address, "the cluster knows where this member is");
+                return Ok(());
+            }
+            Err(reason) => {
+                tracing::debug!(reason, "the cluster does not know where this member is")
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+async fn tell(replica: &Replica, transport: &dyn Transport, me: &Peer) -> Result<(), String> {
+    if replica.status().borrow().leader.is_some() {
+        return replica.update(replica.id(), me.clone()).await.map_err(|error| error.to_string());
+    }
+    let mut last = "no other member is known".to_owned();
+    for member in replica.members() {
+        if member.id == replica.id() {
+            continue;
+        }
+        let request = Forward::Update { id: replica.id(), peer: me.clone() };
+        match transport.link(member.id, &member.peer).forward(request, PATIENCE).await {
+            Ok(Forwarded::Done) => return Ok(()),
+            Ok(other) => last = format!("{}: {other:?}", member.id),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,8 @@
+//! The roles that a process can have; the only places that build the whole.
+
+pub mod master;
+pub mod ports;
+
+mod address;
+mod backups;
+mod join;
