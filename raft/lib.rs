@@ -17,6 +17,7 @@ mod batcher;
 mod duties;
 mod encoding;
 mod inbound;
+mod leader;
 mod log_store;
 mod outbound;
 mod progress;

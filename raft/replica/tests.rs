@@ -3,7 +3,10 @@
 mod cluster;
 mod faults;
 mod histories;
+mod kills;
 mod leases;
 mod members;
+mod real;
 mod restarts;
+mod sockets;
 mod writes;

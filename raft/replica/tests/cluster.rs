@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use crate::error::Error;
 use crate::log::{self, FlusherMode, SimDisk};
 use crate::network::memory::Network;
-use crate::replica::{Config, Freshness, Parts, Replica, Role, Status};
+use crate::replica::{Config, Freshness, Inner, Parts, Replica, Role, Status};
 use crate::types::{ClusterId, NodeId, Peer};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -102,6 +102,29 @@ pub(super) fn put(key: &str, value: &str) -> Command {
 
 pub(super) fn put_leased(key: &str, lease: LeaseId) -> Command {
     Command::Put(Put { key: Bytes::copy_from_slice(key.as_bytes()), lease, ..Put::default() })
+}
+
+/// What may be left of a member that was stopped.
+struct Rest(Weak<Inner>);
+
+impl Replica {
+    fn rest(&self) -> Rest {
+        Rest(Arc::downgrade(&self.0))
+    }
+}
+
+impl Rest {
+    /// Stopping has waited for everything but for those who hold the replica themselves: clients, which
+    /// let go as soon as they have their answer.
+    async fn gone(self, id: u64) {
+        for _ in 0..10_000 {
+            if self.0.strong_count() == 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("member {id} was stopped, and {} still hold it", self.0.strong_count());
+    }
 }
 
 impl Cluster {
@@ -224,7 +247,10 @@ impl Cluster {
         let replica = member.replica.take().expect("it is up");
         member.log_disk.cut_power_after(1);
         replica.kill().await;
+        let rest = replica.rest();
         drop(replica);
+        rest.gone(id).await;
+        let member = self.members.get_mut(&id).unwrap();
         member.log_disk.crash(seed);
         member.engines.disk().crash();
     }
@@ -234,8 +260,10 @@ impl Cluster {
         let replica = member.replica.take().expect("it is up");
         replica.shutdown().await;
         self.network.close(NodeId(id));
+        let rest = replica.rest();
         drop(replica);
-        member.log_disk.restart();
+        rest.gone(id).await;
+        self.members.get_mut(&id).unwrap().log_disk.restart();
     }
 
     pub(super) async fn restart(&mut self, id: u64) {

@@ -152,6 +152,17 @@ async fn a_removal_that_would_leave_no_quorum_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_leads_since_a_moment_hears_from_the_others_before_it_refuses_a_removal() {
+    let mut cluster = Cluster::of(3, 71, quick()).await;
+    let old = cluster.leader().await;
+    cluster.crash(old).await;
+    let new = cluster.leader_but(old).await;
+    // Nobody has acknowledged anything to it yet in its term.
+    cluster.replica(new).remove(NodeId(old)).await.unwrap();
+    assert_eq!(cluster.replica(new).members().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_grows_to_five_and_shrinks_to_one() {
     let mut cluster = Cluster::of(1, 68, Config { become_voter: true, ..quick() }).await;
     for id in 2..=5 {

@@ -85,9 +85,9 @@ async fn all_can_fall_at_once_again_and_again() {
     cluster.converge().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn who_is_too_far_behind_for_the_log_gets_the_whole_store() {
-    let mut cluster = Cluster::of(3, 83, keeps_little()).await;
+/// Three members, and which of them has just come back, too late for the log of the others.
+async fn left_behind(seed: u64) -> (Cluster, u64) {
+    let mut cluster = Cluster::of(3, seed, keeps_little()).await;
     let leader = cluster.leader().await;
     let behind = (1..=3).find(|id| *id != leader).unwrap();
     cluster.crash(behind).await;
@@ -97,6 +97,12 @@ async fn who_is_too_far_behind_for_the_log_gets_the_whole_store() {
     }
     cluster.until(leader, |status| status.purged > reached).await;
     cluster.start(behind).await.unwrap();
+    (cluster, behind)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_too_far_behind_for_the_log_gets_the_whole_store() {
+    let (mut cluster, behind) = left_behind(83).await;
     cluster.until(behind, |status| status.ready).await;
     for i in [0, 100, 199] {
         let found = cluster.get(behind, &format!("k{i}"), Freshness::Serializable).await.unwrap();
@@ -127,16 +133,7 @@ async fn a_new_member_is_filled_by_a_snapshot_when_the_log_has_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_that_breaks_off_is_sent_again() {
-    let mut cluster = Cluster::of(3, 85, keeps_little()).await;
-    let leader = cluster.leader().await;
-    let behind = (1..=3).find(|id| *id != leader).unwrap();
-    cluster.crash(behind).await;
-    let reached = cluster.replica(leader).status().borrow().last;
-    for i in 0..200 {
-        cluster.put(leader, &format!("k{i}"), "v").await.unwrap();
-    }
-    cluster.until(leader, |status| status.purged > reached).await;
-    cluster.start(behind).await.unwrap();
+    let (cluster, behind) = left_behind(85).await;
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(20)).await;
         cluster.isolate(behind);
