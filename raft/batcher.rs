@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::error::Error;
+use crate::error::{Error, MembershipError};
 use crate::leader::LeaderSearch;
 use crate::network::{Forward, Forwarded, LinkError};
 use crate::replica::Inner;
@@ -429,13 +429,14 @@ pub(crate) async fn propose_forwarded(replica: &Arc<Inner>, payload: Bytes) -> F
     if !replica.is_leader() {
         return Forwarded::NotLeader { leader: replica.leader() };
     }
+    let refused = |reason| Forwarded::Refused(MembershipError::Other(reason));
+    let (bytes, max) = (payload.len(), replica.config.entry_bytes_max());
+    if bytes > max {
+        return refused(format!("{bytes} bytes are forwarded at once, at most {max} are taken"));
+    }
     let commands: Arc<[Command]> = match codec::decode_commands(payload.clone()) {
         Ok(commands) => commands.into(),
-        Err(error) => {
-            return Forwarded::Refused(crate::error::MembershipError::Other(format!(
-                "the forwarded commands cannot be read: {error}"
-            )));
-        }
+        Err(error) => return refused(format!("the forwarded commands cannot be read: {error}")),
     };
     if let Err(full) = replica.room()
         && commands.iter().any(Command::adds_data)

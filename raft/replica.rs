@@ -16,8 +16,10 @@ use std::time::Duration;
 
 use kontiki_storage::Store;
 use kontiki_storage::directory::{Directory, Space};
+use kontiki_storage::lease::Lease;
 use kontiki_storage::request::{Answer, Command, Range, RangeAnswer};
 use kontiki_storage::revision::{Index, Revision};
+use kontiki_storage::snapshot::Snapshot;
 use kontiki_storage::watch::{self as store_watch, Watcher};
 use openraft::Instant as _;
 use openraft::ServerState;
@@ -239,6 +241,25 @@ impl Replica {
         let waiting = status.wait_for(|status| what(status));
         let found = tokio::time::timeout(limit, waiting).await.ok()?.ok()?.clone();
         Some(found)
+    }
+
+    /// All leases there are, by id, as of now.
+    pub async fn leases(&self) -> Result<Vec<Lease>, Error> {
+        self.read_barrier().await?;
+        Ok(self.0.store.leases()?)
+    }
+
+    /// The whole store as this member has it, as files; `kontiki_storage::snapshot::archive::write` makes
+    /// one file of them. It stays on the disk for as long as it is held.
+    pub async fn take_snapshot(&self) -> Result<Arc<Snapshot>, Error> {
+        self.0.serving()?;
+        Ok(self.0.snapshots.take_now().await?)
+    }
+
+    /// How long each sync of this member's log has taken since it was started.
+    #[must_use]
+    pub fn log_syncs(&self) -> Histogram {
+        self.0.log_syncs()
     }
 
     /// Makes the store durable now, instead of at the next turn.

@@ -106,6 +106,12 @@ impl Snapshots {
         Ok((header, chunks.boxed()))
     }
 
+    /// The present state, for whoever wants it as files.
+    pub(crate) async fn take_now(self: &Arc<Self>) -> Result<Arc<Snapshot>, Error> {
+        let this = self.clone();
+        self.blocking(move || this.take()).await
+    }
+
     fn describe(&self, least: Option<LogId>) -> Result<(SnapshotHeader, Arc<Snapshot>), Error> {
         let reaches = |mark: &Mark| mark.log_id.map(|id| id.index) >= least.map(|id| id.index);
         let kept = match self.shelf.newest() {

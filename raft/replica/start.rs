@@ -58,6 +58,7 @@ pub(crate) async fn start(parts: Parts, config: Config) -> Result<Arc<Inner>, Er
     let identity = parts.directory.identity().clone();
     let (id, cluster) = (NodeId(identity.node), ClusterId(identity.cluster));
     let settings = Arc::new(config.openraft()?);
+    config.fit(&parts.log)?;
 
     let Opened { store, log, segments, mark } = aside(|| open(&parts, id))?;
     let log_store =

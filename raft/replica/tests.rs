@@ -7,6 +7,8 @@ mod kills;
 mod leases;
 mod members;
 mod real;
+mod recovery;
+mod replay;
 mod restarts;
 mod sockets;
 mod writes;

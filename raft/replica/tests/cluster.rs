@@ -17,8 +17,10 @@ use kontiki_storage::{LeaseId, Options};
 use parking_lot::Mutex;
 
 use crate::error::Error;
+use crate::lifecycle;
 use crate::log::{self, FlusherMode, SimDisk};
 use crate::network::memory::Network;
+use crate::recovery::Offline;
 use crate::replica::{Config, Freshness, Inner, Parts, Replica, Role, Status};
 use crate::types::{ClusterId, NodeId, Peer};
 
@@ -211,6 +213,43 @@ impl Cluster {
         Directory::open_or_create(&member.path, &Expect::default(), || identity).unwrap()
     }
 
+    fn log_options(&self) -> log::Options {
+        log::Options {
+            segment_bytes: 4 << 20,
+            flusher: self.flusher,
+            zeros_written_ahead: false,
+            ..log::Options::default()
+        }
+    }
+
+    /// A member's disks while it is down.
+    pub(super) fn offline<'a>(&'a self, id: u64, directory: &'a Directory) -> Offline<'a> {
+        let member = &self.members[&id];
+        let log_disk = Arc::new(member.log_disk.clone());
+        Offline { directory, engine: &*member.engines, log_disk, log: self.log_options() }
+    }
+
+    /// A member that lost its data, or was told that it is none any more, comes back under a new id.
+    pub(super) async fn come_back(&mut self, old: u64, new: u64) {
+        let mut directory = self.directory(old);
+        let identity = Identity { node: new, ..directory.identity().clone() };
+        let me = self.members[&old].peer.clone();
+        let others = self.members.values().filter(|m| m.id != NodeId(old));
+        let peers = others.map(|m| (m.id, m.peer.clone())).collect();
+        let network = self.network.clone();
+        let transport_as = move |id| network.transport(CLUSTER, id);
+        lifecycle::rejoin(&mut directory, identity, me, &peers, &transport_as, PATIENCE)
+            .await
+            .unwrap();
+        drop(directory);
+        let mut member = self.members.remove(&old).unwrap();
+        member.id = NodeId(new);
+        member.log_disk = SimDisk::new(self.seed + new);
+        member.engines = Arc::new(Engines::new(self.seed + new));
+        self.members.insert(new, member);
+        self.start(new).await.unwrap();
+    }
+
     pub(super) async fn start(&mut self, id: u64) -> Result<(), Error> {
         let directory = Arc::new(self.directory(id));
         let member = &self.members[&id];
@@ -223,12 +262,7 @@ impl Cluster {
             engine: member.engines.clone(),
             store: Options::default(),
             log_disk: Arc::new(member.log_disk.clone()),
-            log: log::Options {
-                segment_bytes: 4 << 20,
-                flusher: self.flusher,
-                zeros_written_ahead: false,
-                ..log::Options::default()
-            },
+            log: self.log_options(),
             transport: self.network.transport(CLUSTER, NodeId(id)),
             space: Some(Arc::new(space)),
         };

@@ -282,7 +282,7 @@ fn a_process_that_is_killed_keeps_what_it_acknowledged() {
     if let Ok(path) = std::env::var(CHILD) {
         return runtime().block_on(live_alone(Path::new(&path)));
     }
-    let (seed, kills) = (number("KONTIKI_SEED", 7), number("KONTIKI_KILLS", 60));
+    let (seed, kills) = (number("KONTIKI_SEED", 7), number("KONTIKI_KILLS", 100));
     println!("seed {seed}, {kills} kills");
     let mut random = StdRng::seed_from_u64(seed);
     let root = tempfile::tempdir().unwrap();
@@ -331,7 +331,7 @@ fn three_processes_of_which_one_at_a_time_is_killed_keep_what_they_acknowledged(
     if let Ok(child) = std::env::var(CHILD) {
         return runtime().block_on(live_among_three(&child));
     }
-    let (seed, kills) = (number("KONTIKI_SEED", 8), number("KONTIKI_KILLS", 60) / 8);
+    let (seed, kills) = (number("KONTIKI_SEED", 8), number("KONTIKI_KILLS", 100) / 12);
     println!("seed {seed}, {kills} kills");
     let mut random = StdRng::seed_from_u64(seed);
     let root = tempfile::tempdir().unwrap();

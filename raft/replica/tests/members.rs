@@ -1,13 +1,9 @@
 //! Members that come, are promoted, change and go.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kontiki_storage::directory::Identity;
-
-use super::cluster::{Cluster, Engines, PATIENCE, quick};
+use super::cluster::{Cluster, quick};
 use crate::error::{Error, MembershipError};
-use crate::lifecycle;
 use crate::replica::{Config, Freshness, Role};
 use crate::types::{NodeId, Peer};
 
@@ -211,26 +207,7 @@ async fn who_lost_its_log_neither_votes_nor_serves_and_comes_back_under_a_new_id
     let again = cluster.start(lost).await;
     assert!(matches!(&again, Err(Error::Directory { .. })), "once condemned, condemned");
 
-    let mut directory = cluster.directory(lost);
-    let new = Identity { node: 44, ..directory.identity().clone() };
-    let me = cluster.members[&lost].peer.clone();
-    let peers: BTreeMap<NodeId, Peer> = cluster
-        .members
-        .values()
-        .filter(|m| m.id != NodeId(lost))
-        .map(|m| (m.id, m.peer.clone()))
-        .collect();
-    let network = cluster.network.clone();
-    let transport_as = move |id| network.transport(crate::ClusterId(0xc1), id);
-    lifecycle::rejoin(&mut directory, new, me, &peers, &transport_as, PATIENCE).await.unwrap();
-    drop(directory);
-
-    let mut member = cluster.members.remove(&lost).unwrap();
-    member.id = NodeId(44);
-    member.log_disk = crate::log::SimDisk::new(2);
-    member.engines = std::sync::Arc::new(Engines::new(44));
-    cluster.members.insert(44, member);
-    cluster.start(44).await.unwrap();
+    cluster.come_back(lost, 44).await;
     cluster.until(44, |status| status.role == Role::Follower).await;
     let members = cluster.replica(leader).members();
     assert!(members.iter().all(|m| m.voter && m.id != NodeId(lost)) && members.len() == 3);

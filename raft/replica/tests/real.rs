@@ -43,7 +43,11 @@ pub(super) fn directory(path: &Path, id: u64) -> Directory {
     Directory::open_or_create(path, &Expect::default(), owner).unwrap()
 }
 
-pub(super) fn parts(directory: Arc<Directory>, transport: Arc<dyn Transport>) -> Parts {
+pub(super) fn parts(
+    directory: Arc<Directory>,
+    transport: Arc<dyn Transport>,
+    config: &Config,
+) -> Parts {
     let engine =
         RocksFactory(rocks::Options { write_buffer_bytes: 4 << 20, ..rocks::Options::default() });
     Parts {
@@ -52,7 +56,7 @@ pub(super) fn parts(directory: Arc<Directory>, transport: Arc<dyn Transport>) ->
         engine: Arc::new(engine),
         store: Options::default(),
         log: log::Options {
-            segment_bytes: 4 << 20,
+            segment_bytes: 2 * config.entry_bytes_max() as u64,
             zeros_written_ahead: false,
             ..log::Options::default()
         },
@@ -64,7 +68,7 @@ pub(super) fn parts(directory: Arc<Directory>, transport: Arc<dyn Transport>) ->
 /// A member that speaks to nobody.
 pub(super) async fn alone(path: &Path, config: Config) -> Result<Replica, Error> {
     let transport = Network::new(0).transport(CLUSTER, NodeId(1));
-    Replica::start(parts(Arc::new(directory(path, 1)), transport), config).await
+    Replica::start(parts(Arc::new(directory(path, 1)), transport, &config), config).await
 }
 
 /// A member with its peer port.
@@ -99,7 +103,8 @@ impl Place {
         let tls = Tls::new(&self.tls).unwrap();
         let transport = GrpcTransport::new(us, Arc::clone(&tls));
         let directory = Arc::new(directory(&self.path, self.id));
-        let replica = Replica::start(parts(directory, transport), config).await.unwrap();
+        let parts = parts(directory, transport, &config);
+        let replica = Replica::start(parts, config).await.unwrap();
         let stop = CancellationToken::new();
         let told = stop.clone().cancelled_owned();
         let serving = tokio::spawn(serve(listener, us, tls, replica.inbound(), told));

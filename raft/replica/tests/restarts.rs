@@ -143,3 +143,24 @@ async fn a_snapshot_that_breaks_off_is_sent_again() {
     cluster.until(behind, |status| status.ready).await;
     cluster.converge().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn how_much_is_applied_again_is_bounded_by_what_may_wait_for_a_sync() {
+    const VALUE_BYTES: usize = 4 << 10;
+    let flush_bytes = 128 << 10;
+    // By bytes alone: time never comes.
+    let config = Config { flush_bytes, flush_interval: Duration::from_secs(3600), ..quick() };
+    let mut cluster = Cluster::of(1, 86, config).await;
+    let value = "v".repeat(VALUE_BYTES);
+    for i in 0..500 {
+        cluster.put(1, &format!("k{}", i % 50), &value).await.unwrap();
+    }
+    let last = cluster.replica(1).status().borrow().last;
+    cluster.restart(1).await;
+    let replayed = last.0 - cluster.replica(1).0.progress.durable().0;
+    cluster.until(1, |status| status.ready).await;
+    assert!(cluster.replica(1).0.progress.applied() >= last);
+    // One bound's worth that waits, and one that came while it was synced.
+    let most = 2 * flush_bytes / VALUE_BYTES as u64;
+    assert!(replayed <= most, "{replayed} entries were applied again, {most} at most");
+}
