@@ -141,7 +141,7 @@ impl Rocks {
 #[cfg(test)]
 impl Rocks {
     /// Returns once everything that was hinted at is done.
-    pub(super) fn settle(&self) {
+    pub(crate) fn settle(&self) {
         self.reclaimer.settle();
     }
 }

@@ -76,6 +76,9 @@ pub(super) fn table_options(
     family.set_level_compaction_dynamic_level_bytes(true);
     family.set_max_bytes_for_level_base(4 * options.write_buffer_bytes as u64);
     family.set_target_file_size_base(options.write_buffer_bytes as u64);
+    // What a compaction writes stands beside what it reads until it ends. This bounds how much of the space
+    // that is kept free for deletes and compaction (`directory::space`) one of them can take.
+    family.set_max_compaction_bytes(6 * options.write_buffer_bytes as u64);
     family.set_compression_type(DBCompressionType::Lz4);
     family.set_bottommost_compression_type(DBCompressionType::Zstd);
 
