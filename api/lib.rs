@@ -7,10 +7,13 @@
 
 pub mod client;
 pub mod cluster;
+pub mod discovery;
+pub mod document;
 pub mod error;
 pub mod kinds;
 pub mod listener;
 pub mod object;
+pub mod openapi;
 pub mod request;
 pub mod schema;
 

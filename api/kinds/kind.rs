@@ -49,6 +49,8 @@ impl Verbs {
         update: false,
         watch: false,
     };
+    /// `componentstatuses`.
+    pub const GET_LIST: Verbs = Verbs { get: true, list: true, ..Verbs::NONE };
     /// Of most subresources.
     pub const GET_PATCH_UPDATE: Verbs =
         Verbs { get: true, patch: true, update: true, ..Verbs::NONE };
@@ -169,6 +171,8 @@ pub struct Kind {
     pub schema: Arc<Node>,
     /// Upstream's name of the type; empty for custom resources.
     pub type_name: Arc<str>,
+    /// The `openAPIV3Schema` of a custom resource as its owner wrote it: what OpenAPI publishes.
+    pub published: Option<Arc<Value>>,
     pub columns: Columns,
     /// Fields that a field selector may name, besides `metadata.name` and `metadata.namespace`.
     pub selectable: Vec<Arc<str>>,
@@ -222,6 +226,20 @@ impl Kind {
     #[must_use]
     pub fn group_resource(&self) -> GroupResource {
         GroupResource::new(&self.group, &self.resource)
+    }
+
+    /// Whether objects are kept at all (reviews are not).
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.verbs.watch
+    }
+
+    /// Whether an object rests as it is served here: of several rows of one stored object, exactly one.
+    #[must_use]
+    pub fn is_stored_version(&self) -> bool {
+        self.is_stored()
+            && (&self.group, &self.version, &self.resource)
+                == (&self.stored.group, &self.stored.version, &self.stored.resource)
     }
 
     #[must_use]

@@ -3,8 +3,12 @@
 //! The registry changes while requests are served (a CustomResourceDefinition adds a row); whoever holds an
 //! `Arc<Kind>` keeps the row it began with.
 
+pub mod builtin;
 pub mod columns;
 pub mod defaults;
 pub mod kind;
+mod registry;
+pub mod versions;
 
-pub use kind::{Hooks, Kind, Subresource, Verbs};
+pub use kind::{Columns, Hooks, Kind, NameRule, Propagation, Stored, Subresource, Verbs};
+pub use registry::{Group, Registry, Snapshot, Version};

@@ -5,7 +5,16 @@
 //! those lack (list types, patch strategies, protobuf numbers). A CustomResourceDefinition's schema becomes the
 //! same nodes at run time. Nothing here knows verbs, storage or HTTP.
 
+mod builtin;
+pub mod causes;
+pub mod custom;
+pub mod decode;
+pub mod defaults;
+pub mod validate;
+
 use std::sync::Arc;
+
+pub(crate) use builtin::{intern, schemas};
 
 /// A type, or a place in one.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +72,21 @@ pub struct Field {
     pub required: bool,
     /// How strategic merge treats the field (`patchStrategy`, `patchMergeKey`).
     pub patch: Patch,
+    pub presence: Presence,
+}
+
+/// What becomes of a field that is absent, or at the zero value of its type (`""`, 0, false, empty): what
+/// upstream writes after it read the object into a Go structure. Custom resources keep everything as sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Presence {
+    /// A pointer in Go: absent and zero are different, and kept apart.
+    #[default]
+    AsSent,
+    /// `omitempty`: zero is not written.
+    UnlessZero,
+    /// Absent is written as zero: `""`, 0, false, and structures as `{}` with what they in turn always have.
+    /// A list or map that is absent stays absent (Go writes null), but an empty one is kept.
+    Always,
 }
 
 /// What strategic merge patch does with a field.
@@ -147,5 +171,35 @@ impl Node {
     #[must_use]
     pub fn named(name: &'static str) -> Node {
         Node { form: Form::Named(name), ..Node::default() }
+    }
+
+    /// The node itself, or the type that it names. Never a [`Form::Named`].
+    ///
+    /// # Panics
+    /// If it names a type that there is not: names come from the program, never from a client.
+    #[must_use]
+    pub fn resolve(&self) -> &Node {
+        match self.form {
+            Form::Named(name) => match builtin::find(name) {
+                Some(node) => node,
+                None => panic!("there is no built-in type {name}"),
+            },
+            _ => self,
+        }
+    }
+
+    /// The built-in type with this upstream name, resolved.
+    #[must_use]
+    pub fn find(name: &str) -> Option<&'static Node> {
+        builtin::find(name)
+    }
+
+    /// The field of this object, or nothing where it is something else.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        match &self.resolve().form {
+            Form::Object(object) => object.field(name),
+            _ => None,
+        }
     }
 }
