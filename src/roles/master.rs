@@ -27,10 +27,10 @@ use rand::RngExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::ports::{self, Bound};
+use super::{address, backups, join};
 use crate::failure::Failure;
 use crate::pki::{self, Beginning, Hosts, Material, Origin, Renewal};
-use crate::roles::ports::{self, Bound};
-use crate::roles::{address, backups, join};
 use crate::tasks::{Rule, Tasks};
 
 const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -151,8 +151,8 @@ impl Master {
         let origin = pki::origin(&path)?;
         if found.is_some() && origin.is_none() {
             return Err(Failure::Usage(format!(
-                "data directory {}: its certificates (pki/) are gone; restore pki/ from a backup, or \
-                 start with an empty directory as a new member",
+                "data directory {}: its certificates (pki/) are gone; restore pki/ from a backup, \
+                 or start with an empty directory as a new member",
                 path.display()
             )));
         }
