@@ -185,6 +185,13 @@ impl Records {
         self.replica
             .propose(Command::Put(Put { key: key.into(), value, ..Put::default() }))
             .await?;
+        // Under its former id it is nowhere any more.
+        for former in self.masters()? {
+            if former.name == record.name && former.id != record.id {
+                let range = KeyRange::One(format!("{MASTERS}{}", former.id).into());
+                self.replica.propose(Command::Delete(Delete { range, previous: false })).await?;
+            }
+        }
         Ok(())
     }
 
