@@ -43,6 +43,7 @@ use crate::types::{ClusterId, NodeId, Peer, Raft, StoredMembership, position_of}
 use openraft::async_runtime::watch::WatchReceiver;
 
 mod config;
+mod disk;
 mod leases;
 mod start;
 mod status;

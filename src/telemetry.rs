@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_level_or_directives_are_understood_and_nothing_else() {
-        for good in ["info", "DEBUG", "off", "info,kontiki_raft=trace", "openraft=debug"] {
+        for good in ["info", "DEBUG", "off", "info,kontiki_raft=trace", "kontiki_raft=debug"] {
             assert!(filter(good).is_ok(), "{good}");
         }
         for bad in ["loud", "", "kontiki=loud"] {

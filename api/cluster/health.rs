@@ -1,4 +1,4 @@
-//! Whether this master serves: `/livez`, `/readyz` and `/healthz`, `/version`, and `/health` for who knows etcd.
+//! Whether this master serves: `/livez`, `/readyz`, `/healthz`, `/version`, and `/health` as etcd has it.
 //!
 //! Keeps: ready means that a read barrier succeeded just now: a quorum answered and this member has
 //! applied all there is. Alive means that nothing has stopped for good, so that a restart would not help.

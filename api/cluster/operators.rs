@@ -47,8 +47,8 @@ pub(super) async fn administrators_only(
     if may {
         return next.run(request).await;
     }
-    let reason = "this takes an administrator's certificate (organization system:masters), as the one \
-                  in pki/cluster/admin.crt of a master's data directory (--cert, --key)";
+    let reason = "this takes an administrator's certificate (organization system:masters), as the \
+                  one in pki/cluster/admin.crt of a master's data directory (--cert, --key)";
     Error::new(StatusCode::FORBIDDEN, reason).into_response()
 }
 

@@ -52,8 +52,8 @@ struct StoredToken {
 pub enum TokenError {
     /// One answer for all that is wrong with it: a guesser learns nothing.
     #[error(
-        "the token is not accepted: it is unknown, has run out, was used up, or is for another role; \
-         `kontiki token list` on a master shows those that are valid"
+        "the token is not accepted: it is unknown, has run out, was used up, or is for another \
+         role; `kontiki token list` on a master shows those that are valid"
     )]
     Refused,
     #[error(transparent)]
@@ -185,6 +185,13 @@ impl Records {
         self.replica
             .propose(Command::Put(Put { key: key.into(), value, ..Put::default() }))
             .await?;
+        // Under its former id it is nowhere any more.
+        for former in self.masters()? {
+            if former.name == record.name && former.id != record.id {
+                let range = KeyRange::One(format!("{MASTERS}{}", former.id).into());
+                self.replica.propose(Command::Delete(Delete { range, previous: false })).await?;
+            }
+        }
         Ok(())
     }
 
@@ -262,7 +269,8 @@ fn encode(value: &impl Serialize) -> Bytes {
 fn decode<T: DeserializeOwned>(kv: &KeyValue) -> Option<T> {
     serde_json::from_slice(&kv.value)
         .inspect_err(|error| {
-            tracing::warn!(key = %String::from_utf8_lossy(&kv.key), %error, "a record is unreadable");
+            let key = String::from_utf8_lossy(&kv.key);
+            tracing::warn!(%key, %error, "a record is unreadable");
         })
         .ok()
 }

@@ -1,7 +1,7 @@
 //! The whole store in one file, for whoever keeps it elsewhere.
 //!
-//! Keeps: few archives at a time (the shelf's bound), a few pieces of each in memory; what it shows is one moment, and it says
-//! itself whether it is whole (`docs/formats/snapshot.md`).
+//! Keeps: few archives at a time (the shelf's bound), and a few pieces of each in memory. What one shows
+//! is one moment, and it says itself whether it is whole (`docs/formats/snapshot.md`).
 //! Never: holds up writes, or leaves files behind when nobody reads on.
 
 use std::io::{self, Write};

@@ -4,6 +4,7 @@
 //! something is wrong.
 
 use kontiki_raft::NodeId;
+use kontiki_raft::log::{Histogram, SYNC_SECONDS_BOUNDS};
 use kontiki_raft::replica::{self, Role};
 
 use super::Front;
@@ -35,8 +36,8 @@ pub(super) fn of(front: &Front) -> Status {
         uptime_s: front.started.elapsed().as_secs(),
         members: members_in(front, &now),
         certificates: front.pki.certificates(),
-        alarms: Vec::new(),
-        sync_p99_ms: None,
+        alarms: replica.room().err().map(|error| error.to_string()).into_iter().collect(),
+        sync_p99_ms: percentile_ms(&replica.log_syncs(), 0.99),
         settings: front.records.known_settings().ok().flatten(),
     }
 }
@@ -68,6 +69,24 @@ fn members_in(front: &Front, status: &replica::Status) -> Vec<Member> {
         .collect()
 }
 
+/// The bound of the bucket in which a percentile lies, in milliseconds; twice the last bound where it lies
+/// beyond all of them. `None` before the first sync.
+fn percentile_ms(syncs: &Histogram, percentile: f64) -> Option<f64> {
+    let wanted = (syncs.count as f64 * percentile).ceil() as u64;
+    if syncs.count == 0 {
+        return None;
+    }
+    let mut below = 0;
+    let buckets = syncs.buckets.iter().zip(SYNC_SECONDS_BOUNDS);
+    for (count, bound) in buckets {
+        below += count;
+        if below >= wanted {
+            return Some(bound * 1000.0);
+        }
+    }
+    Some(SYNC_SECONDS_BOUNDS[SYNC_SECONDS_BOUNDS.len() - 1] * 2000.0)
+}
+
 fn role_of(role: &Role) -> (String, Option<String>) {
     let (name, reason) = match role {
         Role::Leader => ("leader", None),
@@ -78,4 +97,26 @@ fn role_of(role: &Role) -> (String, Option<String>) {
         Role::Stopped(reason) => ("stopped", Some(reason.clone())),
     };
     (name.to_owned(), reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn syncs(buckets: &[u64]) -> Histogram {
+        let mut all = vec![0; SYNC_SECONDS_BOUNDS.len() + 1];
+        all[..buckets.len()].copy_from_slice(buckets);
+        Histogram { count: buckets.iter().sum(), buckets: all, sum: 0.0 }
+    }
+
+    #[test]
+    fn a_percentile_is_the_bound_of_its_bucket() {
+        assert_eq!(percentile_ms(&syncs(&[]), 0.99), None);
+        assert_eq!(percentile_ms(&syncs(&[1]), 0.99), Some(1.0));
+        assert_eq!(percentile_ms(&syncs(&[99, 0, 1]), 0.99), Some(1.0));
+        assert_eq!(percentile_ms(&syncs(&[98, 0, 2]), 0.99), Some(4.0));
+        let mut beyond = [0; 15];
+        beyond[14] = 1;
+        assert_eq!(percentile_ms(&syncs(&beyond), 0.99), Some(16_384.0));
+    }
 }

@@ -215,7 +215,8 @@ impl Options {
         let cluster = network("--cluster-cidr", all.cluster_cidr.as_deref().expect(taken))?;
         if service.contains(&cluster.network()) || cluster.contains(&service.network()) {
             return Err(Failure::Usage(format!(
-                "--service-cidr {service} and --cluster-cidr {cluster} overlap; choose two that do not"
+                "--service-cidr {service} and --cluster-cidr {cluster} overlap; choose two that \
+                 do not"
             )));
         }
         if advertise.is_unspecified() {

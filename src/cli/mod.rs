@@ -131,10 +131,8 @@ fn explain(error: &clap::Error) -> Result<(), Failure> {
 /// The words of a usage line that name the command.
 fn command_in(usage: &str) -> String {
     let words = usage.trim().trim_start_matches("Usage:").split_whitespace();
-    let words: Vec<&str> = words
-        .take_while(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
-        .collect();
-    words.join(" ")
+    let words = words.take_while(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

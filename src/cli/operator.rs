@@ -75,8 +75,8 @@ impl Operator {
 fn local(directory: &Path) -> Result<Remote, Failure> {
     let Some(ports) = ports::read(&directory.join("run")) else {
         return Err(Failure::Run(format!(
-            "no master runs from {}; start one, or say which one is meant (--data-dir, or --endpoint \
-             with --cacert, --cert and --key)",
+            "no master runs from {}; start one, or say which one is meant (--data-dir, or \
+             --endpoint with --cacert, --cert and --key)",
             directory.display()
         )));
     };

@@ -95,7 +95,8 @@ fn problems(asked: &Status, others: &[Status], silent: &[Silent]) -> Vec<String>
     let quorum = voters / 2 + 1;
     if asked.leader.is_none() {
         found.push(format!(
-            "nobody leads: {up} of {voters} voters answer, {quorum} are needed; nothing can be written"
+            "nobody leads: {up} of {voters} voters answer, {quorum} are needed; nothing can be \
+             written"
         ));
     } else if voters > 1 && up == quorum {
         found.push(format!(

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/pki/origin.json                 where this master comes from; written with the CAs, first of all
+//! DIR/pki/peers.json                  where the others are, as last known
 //! DIR/pki/cluster/{ca,server,admin}   who the API is, and who its clients are
 //! DIR/pki/cluster/service-account.*   the key that signs service account tokens (ES256)
 //! DIR/pki/peer/{ca,member}            masters among themselves
@@ -30,7 +31,7 @@ pub use authority::Credentials;
 pub use files::{Readers, make_folder, read, replace};
 pub use leaf::Hosts;
 pub use material::{Material, Ports};
-pub use origin::{Beginning, Origin, origin};
+pub use origin::{Beginning, Origin, origin, read_peers, write_peers};
 pub use pin::{Trust, client_config, server_name};
 pub use renewal::{Renewal, now};
 

@@ -20,6 +20,8 @@ use super::leaf::Realm;
 
 pub(super) const FOLDER: &str = "pki";
 const ORIGIN: &str = "origin.json";
+/// Where the other members are, as last known; for a member that has lost what it knew.
+const PEERS: &str = "peers.json";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -41,6 +43,17 @@ impl Origin {
         settings: ClusterSettings,
     ) -> Origin {
         Origin { cluster: cluster.to_string(), node: node.to_string(), name, members, settings }
+    }
+
+    /// The same master under a new id, to be let in by `members`.
+    #[must_use]
+    pub fn anew(self, node: NodeId, members: Vec<Address>) -> Origin {
+        Origin { node: node.to_string(), members, ..self }
+    }
+
+    /// Writes it in the place of the former.
+    pub fn write(&self, directory: &Path) -> Result<(), Error> {
+        files::replace(&directory.join(FOLDER).join(ORIGIN), &encode(self), Readers::Owner)
     }
 
     /// Whether this master was let in by others.
@@ -142,7 +155,22 @@ pub fn origin(directory: &Path) -> Result<Option<Origin>, Error> {
     serde_json::from_str(&text).map(Some).map_err(damaged)
 }
 
-fn encode(origin: &Origin) -> String {
-    let text = serde_json::to_string_pretty(origin);
+/// Keeps where the other members are.
+pub fn write_peers(directory: &Path, peers: &[Address]) -> Result<(), Error> {
+    files::replace(&directory.join(FOLDER).join(PEERS), &encode(&peers), Readers::Owner)
+}
+
+/// Where the other members were when that was last written.
+pub fn read_peers(directory: &Path) -> Result<Vec<Address>, Error> {
+    let path = directory.join(FOLDER).join(PEERS);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let damaged = |error| Error::Unusable(format!("{}: {error}", path.display()));
+    serde_json::from_str(&files::read(&path)?).map_err(damaged)
+}
+
+fn encode(value: &impl Serialize) -> String {
+    let text = serde_json::to_string_pretty(value);
     text.expect("plain structs of text become JSON") + "\n"
 }

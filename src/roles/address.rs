@@ -1,13 +1,18 @@
-//! Tells the cluster where this member is reached, when that has changed since it was last told.
+//! Where members are: the cluster is told where this one is, and this one remembers where the others are.
 //!
 //! A member that moved is not found by the leader, and so hears of no leader: it asks the others itself.
+//! One that has lost its store knows nobody: so it is written down beside the store, too.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kontiki_api::cluster::wire::{Address, id_of};
 use kontiki_raft::network::{Forward, Forwarded, Transport};
 use kontiki_raft::{Peer, Replica};
 use tokio_util::sync::CancellationToken;
+
+use crate::pki;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(500);
@@ -63,4 +68,40 @@ async fn tell(replica: &Replica, transport: &dyn Transport, me: &Peer) -> Result
         }
     }
     Err(last)
+}
+
+/// Keeps written where the other members are, until told to stop.
+pub async fn keep_written(
+    replica: Replica,
+    directory: PathBuf,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let mut status = replica.status();
+    let mut written = pki::read_peers(&directory).unwrap_or_default();
+    loop {
+        let others = replica.members().into_iter().filter(|member| member.id != replica.id());
+        let peers: Vec<Address> = others
+            .map(|member| {
+                let Peer { name, address, .. } = member.peer;
+                Address { id: id_of(member.id), name, address }
+            })
+            .collect();
+        // A member that knows nobody yet has not heard of anybody.
+        let has_heard = !replica.members().is_empty();
+        if has_heard && peers != written {
+            match pki::write_peers(&directory, &peers) {
+                Ok(()) => written = peers,
+                Err(error) => tracing::warn!(%error, "where the others are is not written down"),
+            }
+        }
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return Ok(()) },
+            () = stop.cancelled() => return Ok(()),
+        }
+        // The status changes with every write, members hardly ever.
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
 }

@@ -17,8 +17,8 @@ use kontiki_api::cluster::{Front, write_archive};
 use kontiki_raft::storage::snapshot::archive;
 use tokio_util::sync::CancellationToken;
 
+use super::master::Schedule;
 use crate::pki;
-use crate::roles::master::Schedule;
 
 const FOLDER: &str = "backups";
 const EXTENSION: &str = "kontiki";

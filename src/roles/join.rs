@@ -15,10 +15,10 @@ use kontiki_raft::network::Transport;
 use kontiki_raft::{NodeId, Peer, lifecycle};
 use tokio_util::sync::CancellationToken;
 
+use super::master::{Join, Settings};
 use crate::failure::Failure;
 use crate::pki::{self, Beginning, Origin, Trust};
 use crate::remote::{self, Remote};
-use crate::roles::master::{Join, Settings};
 
 /// How long one attempt to be added may take.
 const ATTEMPT: Duration = Duration::from_secs(30);
@@ -64,8 +64,8 @@ fn understood(error: remote::Error, join: &Join) -> Failure {
             Failure::Usage(format!("cannot join {endpoint}: {reason}"))
         }
         remote::Error::Untrusted { .. } => Failure::Usage(format!(
-            "{} is no master of the cluster that the token is for: it does not show the CA that the \
-             token names; check --join and --token",
+            "{} is no master of the cluster that the token is for: it does not show the CA that \
+             the token names; check --join and --token",
             join.endpoint
         )),
         other => Failure::Run(format!("cannot join: {other}")),

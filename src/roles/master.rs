@@ -16,24 +16,23 @@ use kontiki_api::cluster::token::Token;
 use kontiki_api::cluster::wire::{ClusterSettings, MasterRecord, id_of};
 use kontiki_api::cluster::{self, Front, Health};
 use kontiki_api::listener::{Listener, TlsSource};
-use kontiki_raft::log::{self, RealDisk};
-use kontiki_raft::network::grpc::{self, GrpcTransport, Identity, Tls};
-use kontiki_raft::replica::{Config, Parts, Role};
-use kontiki_raft::storage::directory::{self, Directory, Expect};
+use kontiki_raft::network::grpc;
+use kontiki_raft::replica::Role;
+use kontiki_raft::storage::Index;
 use kontiki_raft::storage::engine::rocks::RocksFactory;
-use kontiki_raft::storage::{Options, revision::Index};
 use kontiki_raft::{ClusterId, NodeId, Peer, Replica};
 use rand::RngExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::place::{self, Place};
+use super::ports::{self, Bound};
+use super::{address, backups, join};
 use crate::failure::Failure;
-use crate::pki::{self, Beginning, Hosts, Material, Origin, Renewal};
-use crate::roles::ports::{self, Bound};
-use crate::roles::{address, backups, join};
+use crate::pki::{self, Beginning, Origin, Renewal};
 use crate::tasks::{Rule, Tasks};
 
-const RELEASE: &str = env!("CARGO_PKG_VERSION");
+pub(super) const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
 /// How long requests may go on after the signal, before leadership is handed over without them.
 const FRONTS_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -101,7 +100,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
             Ok(())
         }
     });
-    let run = master.directory.run();
+    let run = master.place.directory.run();
     master.serve(&mut tasks, &stop)?;
     let ended = tasks.finish().await;
     ports::forget(&run);
@@ -133,29 +132,15 @@ impl Signals {
 /// A master that has its place in the store, and serves nobody yet.
 struct Master {
     settings: Settings,
-    origin: Origin,
-    identity: Identity,
     me: Peer,
-    directory: Arc<Directory>,
-    material: Arc<Material>,
-    replica: Replica,
-    transport: Arc<GrpcTransport>,
-    peer_tls: Arc<Tls>,
+    place: Place,
     bound: Bound,
 }
 
 impl Master {
     async fn start(mut settings: Settings, stop: CancellationToken) -> Result<Master, Failure> {
         let path = settings.data_dir.clone();
-        let found = Directory::inspect(&path)?;
-        let origin = pki::origin(&path)?;
-        if found.is_some() && origin.is_none() {
-            return Err(Failure::Usage(format!(
-                "data directory {}: its certificates (pki/) are gone; restore pki/ from a backup, or \
-                 start with an empty directory as a new member",
-                path.display()
-            )));
-        }
+        let origin = place::origin(&path)?;
         if let Some(origin) = &origin {
             agree(&settings, &origin.settings)?;
             if !settings.name_given {
@@ -164,44 +149,15 @@ impl Master {
         }
         let bound = Bound::take(&settings, &path.join("run")).await?;
         let me = me(&settings, &bound);
-        let fresh = origin.is_none();
-        let origin = match origin {
-            Some(origin) => origin,
-            None => begin(&settings, &me).await?,
+        let place = match origin {
+            Some(origin) => Place::take(&settings, origin, &me).await?,
+            None => {
+                let origin = begin(&settings, &me).await?;
+                Place::take_first(&settings, origin, &me).await?
+            }
         };
-        let identity = Identity { cluster: origin.cluster()?, node: origin.node()? };
-        let opened = open(&settings, identity);
-        if fresh && opened.is_err() {
-            // Refused for a reason that shows only now, as the kind of file system: as if never begun.
-            Beginning::undo(&path);
-        }
-        let directory = Arc::new(opened?);
-        ports::forget(&directory.run());
-
-        let material = Material::open(
-            &path,
-            hosts(&settings),
-            identity,
-            settings.certificate_life,
-            pki::now(),
-        )?;
-        let material = Arc::new(material);
-        let peer_tls = Tls::new(&material.peer_tls()).map_err(pki::Error::from)?;
-        let transport = GrpcTransport::new(identity, Arc::clone(&peer_tls));
-        let replica = replica(&directory, Arc::clone(&transport)).await?;
-        let master = Master {
-            settings,
-            origin,
-            identity,
-            me,
-            directory,
-            material,
-            replica,
-            transport,
-            peer_tls,
-            bound,
-        };
-        if !stop.is_cancelled() && !master.origin.joined() {
+        let master = Master { settings, me, place, bound };
+        if !stop.is_cancelled() && !master.place.origin.joined() {
             master.found().await?;
         }
         Ok(master)
@@ -209,33 +165,34 @@ impl Master {
 
     /// Makes a cluster of this one member, unless that has been done.
     async fn found(&self) -> Result<(), Failure> {
-        let replica = &self.replica;
+        let Place { replica, identity, origin, .. } = &self.place;
         if replica.store().applied().0 > Index(0) {
             return Ok(());
         }
         match replica.bootstrap(self.me.clone()).await {
             Ok(()) => {
-                tracing::info!(cluster = %self.identity.cluster, "a new cluster");
+                tracing::info!(cluster = %identity.cluster, "a new cluster");
             }
             // Its first entry was written before, and is about to be agreed on.
             Err(kontiki_raft::Error::Directory { .. }) => replica.read_barrier().await?,
             Err(error) => return Err(error.into()),
         }
         let records = cluster::Records::new(replica.clone());
-        records.found(&self.origin.settings, self.identity.node).await?;
+        records.found(&origin.settings, identity.node).await?;
         Ok(())
     }
 
     /// Starts everything that serves.
     fn serve(self, tasks: &mut Tasks, stop: &CancellationToken) -> Result<(), Failure> {
-        let Master { settings, origin, identity, me, directory, material, replica, .. } = self;
-        let Bound { api, peer, store, ports } = self.bound;
+        let Master { settings, me, place, bound } = self;
+        let Place { origin, identity, directory, material, replica, transport, peer_tls } = place;
+        let Bound { api, peer, store, ports } = bound;
         let api_tls = TlsSource::new(&material.api_tls()).map_err(pki::Error::from)?;
         let store_tls = TlsSource::new(&material.store_tls()).map_err(pki::Error::from)?;
         material.serve(pki::Ports {
             api: Arc::clone(&api_tls),
             store: Arc::clone(&store_tls),
-            peers: Arc::clone(&self.peer_tls),
+            peers: Arc::clone(&peer_tls),
             api_url: local_url(settings.bind, ports.api),
         })?;
 
@@ -243,7 +200,7 @@ impl Master {
         let peers_stop = CancellationToken::new();
         tasks.start("peers", Rule::EndsAll, {
             let (stop, inbound) = (peers_stop.clone(), replica.inbound());
-            let tls = Arc::clone(&self.peer_tls);
+            let tls = Arc::clone(&peer_tls);
             async move {
                 grpc::serve(peer, identity, tls, inbound, stop.cancelled_owned()).await;
                 Ok(())
@@ -306,7 +263,7 @@ impl Master {
         });
         tasks.start("membership", Rule::MayEnd, {
             let (replica, stop) = (replica.clone(), stop.clone());
-            let transport = self.transport as Arc<dyn kontiki_raft::network::Transport>;
+            let transport = transport as Arc<dyn kontiki_raft::network::Transport>;
             async move {
                 if origin.joined() && replica.store().applied().0 == Index(0) {
                     join::be_added(&*transport, &origin, identity.node, me, stop)
@@ -316,6 +273,10 @@ impl Master {
                     address::keep_true(replica, transport, me, stop).await
                 }
             }
+        });
+        tasks.start("peers' addresses", Rule::EndsAll, {
+            let (replica, stop) = (replica.clone(), stop.clone());
+            address::keep_written(replica, directory.path().to_owned(), stop)
         });
         tasks.start("readiness", Rule::MayEnd, {
             let (front, stop, path) =
@@ -368,41 +329,6 @@ fn agree(settings: &Settings, cluster: &ClusterSettings) -> Result<(), Failure> 
     Ok(())
 }
 
-fn open(settings: &Settings, identity: Identity) -> Result<Directory, Failure> {
-    let expect = Expect {
-        cluster: Some(identity.cluster.0),
-        node: Some(identity.node.0),
-        name: settings.name_given.then(|| settings.name.clone()),
-        ..Expect::default()
-    };
-    let owner = directory::Identity {
-        cluster: identity.cluster.0,
-        node: identity.node.0,
-        name: settings.name.clone(),
-        release: RELEASE.into(),
-    };
-    Ok(Directory::open_or_create(&settings.data_dir, &expect, || owner)?)
-}
-
-async fn replica(
-    directory: &Arc<Directory>,
-    transport: Arc<GrpcTransport>,
-) -> Result<Replica, Failure> {
-    let log_disk = RealDisk::new(directory.log())?;
-    let space = directory.space(directory::space::Options::default())?;
-    let parts = Parts {
-        directory: Arc::clone(directory),
-        engine: Arc::new(RocksFactory::default()),
-        store: Options { directory: directory.path().to_owned(), ..Options::default() },
-        log_disk: Arc::new(log_disk),
-        log: log::Options::default(),
-        transport,
-        space: Some(Arc::new(space)),
-    };
-    let config = Config { become_voter: true, ..Config::default() };
-    Ok(Replica::start(parts, config).await?)
-}
-
 /// How this member is entered in the membership.
 fn me(settings: &Settings, bound: &Bound) -> Peer {
     let store = settings.store_bind;
@@ -418,17 +344,6 @@ fn me(settings: &Settings, bound: &Bound) -> Peer {
         name: settings.name.clone(),
         address: host_and_port(settings.advertise, bound.ports.peer),
         client_urls: reached.map(url).into_iter().collect(),
-    }
-}
-
-fn hosts(settings: &Settings) -> Hosts {
-    let mut addresses = vec![settings.advertise, settings.bind, settings.store_bind];
-    addresses.retain(|address| !address.is_unspecified());
-    Hosts {
-        hostname: settings.host.clone(),
-        addresses,
-        service: settings.first_service,
-        more: settings.tls_san.clone(),
     }
 }
 

@@ -6,3 +6,4 @@ pub mod ports;
 mod address;
 mod backups;
 mod join;
+mod place;

@@ -9,9 +9,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+use super::master::Settings;
 use crate::failure::Failure;
 use crate::pki::{self, Readers};
-use crate::roles::master::Settings;
 
 /// Told to others when all are bound; dies with the process.
 pub const FILE: &str = "ports.json";

@@ -127,3 +127,37 @@ async fn a_cluster_shrinks_to_the_master_that_is_left() {
     let error = cluster.masters[0].ask(&["member", "remove", "m1"]).await.unwrap_err();
     assert!(error.contains("last voter"), "{error}");
 }
+
+#[tokio::test]
+async fn a_member_that_lost_its_log_comes_back_by_itself_under_a_new_id() {
+    let mut cluster = Cluster::of(3).await;
+    for master in &cluster.masters {
+        master.until_voters(3).await;
+    }
+    let lost = (cluster.leader().await + 1) % 3;
+    let helper = (lost + 1) % 3;
+    let id = cluster.masters[lost].status().await.unwrap()["id"].clone();
+    write(&cluster.masters[helper]).await;
+    let peers = cluster.masters[lost].directory.join("pki/peers.json");
+    wait_for("what it knows of the others", || async {
+        let text = std::fs::read_to_string(&peers).map_err(|error| error.to_string())?;
+        if text.matches("address").count() == 2 { Ok(()) } else { Err(text) }
+    })
+    .await;
+    cluster.masters[lost].kill().await;
+    for entry in std::fs::read_dir(cluster.masters[lost].directory.join("log")).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+
+    cluster.masters[lost].start_ready().await;
+    cluster.masters[lost].until_voters(3).await;
+    let fresh = cluster.masters[lost].status().await.unwrap()["id"].clone();
+    assert_ne!(fresh, id);
+    let written = write(&cluster.masters[lost]).await;
+    assert!(ids(&cluster.masters[helper]).await.unwrap().contains(&written));
+
+    // It is an ordinary member now.
+    cluster.masters[lost].kill().await;
+    cluster.masters[lost].start_ready().await;
+    assert_eq!(cluster.masters[lost].status().await.unwrap()["id"], fresh);
+}
