@@ -204,7 +204,7 @@ fn where_the_others_are_is_remembered() {
         address: "192.0.2.2:2380".into(),
     };
     write_peers(directory.path(), std::slice::from_ref(&peer)).unwrap();
-    assert_eq!(read_peers(directory.path()).unwrap(), [peer.clone()]);
+    assert_eq!(read_peers(directory.path()).unwrap(), std::slice::from_ref(&peer));
     let again = origin(directory.path()).unwrap().unwrap().anew(NodeId(9), vec![peer]);
     again.write(directory.path()).unwrap();
     let found = origin(directory.path()).unwrap().unwrap();

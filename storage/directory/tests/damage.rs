@@ -333,10 +333,10 @@ fn whatever_befalls_a_file_nothing_is_answered_that_was_not_written() {
 }
 
 fn any_table(path: &Path, state: &Path) -> PathBuf {
-    let tables = files(path).into_iter().filter(|file| {
+    let table = files(path).into_iter().rfind(|file| {
         file.starts_with(state) && file.extension().is_some_and(|extension| extension == "sst")
     });
-    path.join(tables.last().expect("there are tables"))
+    path.join(table.expect("there are tables"))
 }
 
 /// The manifest says which table files count. RocksDB takes one that ends early for a torn write, and opens
