@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod controllers;
 pub mod reconcile;
+pub mod scheduler;
 
 mod failure;
 mod pki;

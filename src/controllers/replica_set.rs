@@ -20,11 +20,9 @@ use kontiki_api::client::{Client, DeleteOptions, Preconditions, Typed};
 use kontiki_api::error::Reason;
 use kontiki_api::object::time::{Clock, Timestamp};
 
-use super::ownership::{
-    self, candidates, claim_all, controller_of, index_by_controller, reference_to,
-};
+use super::ownership::{candidates, claim_all, controller_of, index_by_controller, reference_to};
 use super::{Context, Loop, WORKERS, pods};
-use crate::reconcile::{Delta, Informer, Key, Next, Pending, Queue, Reconcile, Recorder};
+use crate::reconcile::{Delta, Informer, Key, Next, Pending, Queue, Reconcile, Recorder, labels};
 
 /// Pods that one look creates or deletes at most.
 const BURST: usize = 500;
@@ -123,7 +121,7 @@ fn enqueue_owner<K: Replicated>(delta: &Delta<'_, Pod>, owners: &Informer<K>, qu
         queue.add(owner);
     } else if controller_of(metadata).is_none() && !matches!(delta, Delta::Deleted(_)) {
         for owner in owners.in_namespace(metadata.namespace.as_deref().unwrap_or_default()) {
-            if ownership::selects(&owner.selector(), metadata) {
+            if labels::selects(&owner.selector(), metadata) {
                 queue.add(Key::of(owner.metadata()));
             }
         }
@@ -143,7 +141,7 @@ impl<K: Replicated> Reconcile for Controller<K> {
             return Ok(Next::WhenChanged);
         };
         let selector = owner.selector();
-        let selected = |pod: &Pod| ownership::selects(&selector, &pod.metadata);
+        let selected = |pod: &Pod| labels::selects(&selector, &pod.metadata);
         let found = candidates(&self.pods, owner.metadata());
         let found: Vec<_> = found.into_iter().filter(|pod| !pods::is_finished(pod)).collect();
         let owned = claim_all(&self.client, owner.as_ref(), found, selected).await?;

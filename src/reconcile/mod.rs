@@ -10,6 +10,7 @@
 
 pub mod events;
 pub mod informer;
+pub mod labels;
 pub mod leadership;
 pub mod metrics;
 pub mod pending;
