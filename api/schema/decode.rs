@@ -28,7 +28,8 @@ const COMPLAINTS_MAX: usize = 100;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decoded {
     pub value: Value,
-    /// `unknown field "spec.foo"`, `duplicate field "spec.replicas"`, …: what a strict request is refused for.
+    /// `unknown field "spec.foo"`, `duplicate field "spec.replicas"`, …: what a strict request is refused
+    /// for, in the order in which it was found.
     pub strict: Vec<String>,
 }
 
