@@ -5,6 +5,7 @@
 //! rest of the house asks it. `docs/api.md` draws the rooms and who may know whom.
 
 pub mod client;
+pub mod codec;
 pub mod discovery;
 pub mod document;
 pub mod error;

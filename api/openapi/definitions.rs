@@ -152,14 +152,6 @@ fn describe(name: &str, mut schema: Value) -> Value {
     let Some(Node { form: Form::Object(object), .. }) = Node::find(name) else {
         return schema;
     };
-    let required = object.fields.iter().filter(|field| field.required).map(|field| &*field.name);
-    let required: Vec<&str> = required.collect();
-    if let Some(schema) = schema.as_object_mut() {
-        schema.remove("required");
-        if !required.is_empty() {
-            schema.insert("required".into(), required.into());
-        }
-    }
     if object.atomic {
         schema["x-kubernetes-map-type"] = "atomic".into();
     }

@@ -1,5 +1,3 @@
-//! The documents are whole, and clients find in them what they look for.
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

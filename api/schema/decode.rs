@@ -28,8 +28,7 @@ const COMPLAINTS_MAX: usize = 100;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decoded {
     pub value: Value,
-    /// `unknown field "spec.foo"`, `duplicate field "spec.replicas"`, …: what a strict request is refused
-    /// for, in the order in which it was found.
+    /// `unknown field "spec.foo"`, `duplicate field "spec.replicas"`, …: what a strict request is refused for.
     pub strict: Vec<String>,
 }
 

@@ -1,5 +1,3 @@
-//! The tables against what a real server publishes, and against the types.
-
 use std::collections::BTreeMap;
 
 use super::*;

@@ -1,5 +1,3 @@
-//! Rows found, added and taken away.
-
 use super::*;
 
 /// A row of a made-up group: a copy of the built-in lease's under another name.

@@ -98,7 +98,6 @@ fn object(schema: &Value, of: &TypeFacts) -> Object {
 
 fn field(name: &str, schema: &Value, required: bool, known: Option<&FieldFacts>) -> Field {
     let mut node = place(schema);
-    let required = known.and_then(|known| known.required).unwrap_or(required);
     let mut presence = usual_presence(&node.form, required);
     let mut patch = Patch::default();
     if let Some(known) = known {

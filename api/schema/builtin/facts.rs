@@ -1,11 +1,6 @@
 //! Reads `facts.txt`: what the schemas of `k8s-openapi` lack.
 //!
-//! The text is part of the program, so a line that cannot be read is our own bug. It is made by reading the
-//! struct tags (`json`, `patchStrategy`, `patchMergeKey`) and markers (`+optional`, `+required`, `+listType`,
-//! `+listMapKey`, `+mapType`, `+structType`, `+default`) of the `types.go` of `k8s.io/api`, apimachinery,
-//! apiextensions-apiserver and kube-aggregator, with embedded structures flattened, and by writing down only
-//! what the usual rule would get wrong. A new Kubernetes version means doing that again; the tests tell if a
-//! type or field is gone.
+//! The text is part of the program, so a line that cannot be read is our own bug.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -24,7 +19,6 @@ pub(super) struct TypeFacts {
 #[derive(Default)]
 pub(super) struct FieldFacts {
     pub presence: Option<Presence>,
-    pub required: Option<bool>,
     pub patch: Patch,
     pub topology: Topology,
     pub atomic: bool,
@@ -80,8 +74,6 @@ fn field_facts(text: &'static str) -> FieldFacts {
             "*" => facts.presence = Some(Presence::AsSent),
             "!" => facts.presence = Some(Presence::Always),
             "~" => facts.presence = Some(Presence::UnlessZero),
-            "+" => facts.required = Some(true),
-            "-" => facts.required = Some(false),
             "m" => facts.patch.merge = true,
             "k" => facts.patch.retain_keys = true,
             "r" => facts.patch.replace = true,

@@ -1,5 +1,3 @@
-//! The built-in types as they are reached by path.
-
 use super::*;
 use crate::schema::Text;
 
@@ -88,21 +86,6 @@ fn every_fact_is_about_a_field_that_there_is() {
     }
     wrong.sort();
     assert_eq!(wrong, Vec::<String>::new());
-}
-
-#[test]
-fn what_is_required_is_what_upstream_requires() {
-    let required = |name: &str| -> Vec<String> {
-        let Form::Object(object) = &find(name).unwrap().form else { panic!("{name}") };
-        let required = object.fields.iter().filter(|field| field.required);
-        required.map(|field| field.name.to_string()).collect()
-    };
-    assert_eq!(required(POD), Vec::<String>::new());
-    assert_eq!(required("io.k8s.api.apps.v1.DeploymentSpec"), ["selector", "template"]);
-    assert_eq!(required("io.k8s.api.core.v1.LocalObjectReference"), Vec::<String>::new());
-    assert_eq!(required("io.k8s.api.core.v1.SecretKeySelector"), ["key"]);
-    assert_eq!(required("io.k8s.api.core.v1.Container"), ["name"]);
-    assert_eq!(required("io.k8s.api.batch.v1.CronJob"), ["spec"]);
 }
 
 #[test]

@@ -40,8 +40,9 @@ static UUID: LazyLock<Regex> = LazyLock::new(|| {
 });
 static EMAIL: LazyLock<Regex> = LazyLock::new(|| pattern(r#"^([^\s@<>"]+|"[^"]+")@[^\s@<>]+$"#));
 static HOSTNAME: LazyLock<Regex> = LazyLock::new(|| {
-    let label = "[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?";
-    pattern(&format!(r"^{label}(\.{label})*\.?$"))
+    pattern(
+        r"^([a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*\.?$",
+    )
 });
 static URI: LazyLock<Regex> = LazyLock::new(|| pattern(r"^([A-Za-z][A-Za-z0-9+.-]*:\S+|/\S*)$"));
 static HEX_COLOR: LazyLock<Regex> =

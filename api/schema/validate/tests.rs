@@ -1,5 +1,3 @@
-//! Custom resources from their schema to what their owners are told.
-
 use serde_json::json;
 
 use super::*;
@@ -98,8 +96,7 @@ fn what_is_wrong_is_told_in_upstreams_words() {
             json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true,
                    "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}),
             json!({"a": 1, "b": 2}),
-            "spec: Invalid value: {\"a\":1,\"b\":2}: \"spec\" must validate one and only one \
-             schema (oneOf). Found 2 valid alternatives",
+            r#"spec: Invalid value: {"a":1,"b":2}: "spec" must validate one and only one schema (oneOf). Found 2 valid alternatives"#,
         ),
         (
             json!({"type": "string", "not": {"enum": ["x"]}}),
@@ -117,13 +114,11 @@ fn what_keeps_the_rules_is_not_complained_of() {
         (json!({"type": "integer"}), json!(1.0)),
         (json!({"type": "string", "nullable": true}), Value::Null),
         (
-            json!({"x-kubernetes-int-or-string": true,
-                   "anyOf": [{"type": "integer"}, {"type": "string"}]}),
+            json!({"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": true}),
             json!("50%"),
         ),
         (
-            json!({"x-kubernetes-int-or-string": true,
-                   "anyOf": [{"type": "integer"}, {"type": "string"}]}),
+            json!({"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": true}),
             json!(5),
         ),
         (json!({"type": "number", "enum": [1, 2.5]}), json!(1.0)),
@@ -134,8 +129,7 @@ fn what_keeps_the_rules_is_not_complained_of() {
         ),
         (json!({"type": "string", "format": "mac"}), json!("00:11:22:33:44:55")),
         (
-            json!({"type": "object",
-                   "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
+            json!({"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
                    "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}),
             json!({"b": "x"}),
         ),
@@ -165,8 +159,7 @@ fn unknown_fields_of_custom_resources_are_pruned_and_told() {
                  "pod": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "other": 1}},
         "spec": {"known": "wrong", "empty": null,
                  "free": {"any": {"thing": 1.0, "thing": 2}, "tight": {"x": 1}},
-                 "pod": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
-                         "other": 1}}}"#;
+                 "pod": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "other": 1}}}"#;
     let read = decode(&node, Syntax::Json, text).unwrap();
     assert_eq!(
         read.value,
@@ -238,15 +231,13 @@ fn a_schema_that_is_not_structural_is_told_why() {
             "b": {"type": "array"},
             "c": {"type": "array", "items": {}},
             "d": {"type": "string", "anyOf": [{"type": "string"}]},
-            "e": {"x-kubernetes-int-or-string": true,
-                  "anyOf": [{"type": "integer"}, {"type": "string"}]},
+            "e": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
             "metadata": {"type": "object", "properties": {"labels": {"type": "object"}}},
         }})),
         [
             "~.properties[a].type: Required value: must not be empty for specified object fields",
             "~.properties[b].items: Required value: must be specified",
-            "~.properties[c].items.type: Required value: must not be empty for specified array \
-             items",
+            "~.properties[c].items.type: Required value: must not be empty for specified array items",
             "~.properties[d].anyOf[0].type: Forbidden: must be empty to be structural",
             "~.properties[metadata]: Forbidden: must not specify anything other than name and \
              generateName, but metadata is implicitly specified",
