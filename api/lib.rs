@@ -10,6 +10,7 @@ pub mod discovery;
 pub mod document;
 pub mod error;
 pub mod kinds;
+pub mod merge;
 pub mod object;
 pub mod openapi;
 pub mod request;
