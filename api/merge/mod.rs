@@ -3,6 +3,7 @@
 //! Pure functions on JSON values. Never: storage, a clock, a verb. Patches meet the object in the version of
 //! the URL, decoded and defaulted; what comes out is decoded strictly, defaulted and validated by the road.
 
+pub mod apply;
 pub mod json;
 pub mod strategic;
 
