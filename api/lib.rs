@@ -7,11 +7,13 @@
 
 pub mod client;
 pub mod cluster;
+pub mod codec;
 pub mod discovery;
 pub mod document;
 pub mod error;
 pub mod kinds;
 pub mod listener;
+pub mod merge;
 pub mod object;
 pub mod openapi;
 pub mod request;
