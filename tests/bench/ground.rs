@@ -80,6 +80,8 @@ impl Cluster {
 
     pub async fn stop(self) {
         for replica in &self.members {
+            // The network holds who listens, and they hold the network.
+            self.network.close(replica.id());
             replica.kill().await;
         }
     }

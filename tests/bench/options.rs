@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const USAGE: &str = "\
-usage: make bench ARGS=\"[--quick] [--output json] [--only WORD] [--directory DIR] [--restart-mib N]\"
-  --quick          about a minute: shorter, and without the larger half of the combinations
+usage: make bench ARGS=\"[--quick] [--output json] [--only WORD] ...\"
+  --quick          shorter, and without the larger half of the combinations
   --output json    one document instead of a table
-  --only WORD      the parts whose name begins so: put, transaction, apply, read, list, watch, lease,
-                   compact, restart; may be given more than once
+  --only WORD      the parts whose name begins so: put, transaction, apply, read, list, watch,
+                   lease, compact, restart; may be given more than once
   --directory DIR  where data is written (default: a temporary directory under target/)
   --restart-mib N  how much there is before the restart (default 1024, with --quick 64)";
 
