@@ -107,6 +107,12 @@ impl Inbound for Door {
         removed(&replica, from)
     }
 
+    fn greeted(&self, from: NodeId) {
+        if let Ok(visit) = self.open() {
+            visit.replica.heard_from(from);
+        }
+    }
+
     fn append(&self, request: AppendRequest) -> BoxFuture<'static, Result<AppendResponse, String>> {
         self.attend(|replica| async move {
             refuse_removed(&replica, &request.vote)?;

@@ -432,6 +432,19 @@ impl Inner {
         Some(link)
     }
 
+    pub(crate) fn heard_from(&self, peer: NodeId) {
+        self.transport.heard_from(peer);
+    }
+
+    /// Lets go of the ways to members that are none any more.
+    pub(crate) fn forget_removed(&self) {
+        let removed = self.removed.lock().clone();
+        for id in removed {
+            self.links.lock().remove(&id);
+            self.transport.forget(id);
+        }
+    }
+
     pub(crate) fn was_removed(&self, id: NodeId) -> bool {
         self.removed.lock().contains(&id)
     }

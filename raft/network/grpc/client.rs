@@ -63,20 +63,6 @@ impl GrpcTransport {
     pub fn new(us: Identity, tls: Arc<Tls>) -> Arc<GrpcTransport> {
         Arc::new(GrpcTransport { us, tls, routes: Mutex::default() })
     }
-
-    /// This peer has just contacted us: if we were waiting before we try it again, we need not.
-    pub fn heard_from(&self, peer: NodeId) {
-        if let Some(route) = self.routes.lock().get(&peer) {
-            for slot in [&route.control, &route.bulk, &route.snapshot] {
-                slot.heard_from();
-            }
-        }
-    }
-
-    /// Closes the connections to a member that is none any more, once nobody uses them.
-    pub fn forget(&self, peer: NodeId) {
-        self.routes.lock().remove(&peer);
-    }
 }
 
 impl Transport for GrpcTransport {
@@ -97,6 +83,18 @@ impl Transport for GrpcTransport {
             }
         };
         Arc::new(GrpcLink { route })
+    }
+
+    fn heard_from(&self, peer: NodeId) {
+        if let Some(route) = self.routes.lock().get(&peer) {
+            for slot in [&route.control, &route.bulk, &route.snapshot] {
+                slot.heard_from();
+            }
+        }
+    }
+
+    fn forget(&self, peer: NodeId) {
+        self.routes.lock().remove(&peer);
     }
 }
 

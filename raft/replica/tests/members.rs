@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::cluster::{Cluster, quick};
 use crate::error::{Error, MembershipError};
+use crate::network::memory::Faults;
 use crate::replica::{Config, Freshness, Role};
 use crate::types::{NodeId, Peer};
 
@@ -151,9 +152,13 @@ async fn a_removal_that_would_leave_no_quorum_is_refused() {
 async fn who_leads_since_a_moment_hears_from_the_others_before_it_refuses_a_removal() {
     let mut cluster = Cluster::of(3, 71, quick()).await;
     let old = cluster.leader().await;
+    // Answers take a while, so that there is a moment at which it has none.
+    let delay = Duration::from_millis(40)..Duration::from_millis(50);
+    cluster.network.set_faults(Faults { delay, ..Faults::default() });
     cluster.crash(old).await;
     let new = cluster.leader_but(old).await;
-    // Nobody has acknowledged anything to it yet in its term.
+    let other = (1..=3).find(|id| *id != old && *id != new).unwrap();
+    assert!(!cluster.replica(new).0.is_healthy(NodeId(other)), "it has heard nothing yet");
     cluster.replica(new).remove(NodeId(old)).await.unwrap();
     assert_eq!(cluster.replica(new).members().len(), 2);
 }
