@@ -19,7 +19,6 @@ use kontiki_api::listener::{Listener, TlsSource};
 use kontiki_raft::network::grpc;
 use kontiki_raft::replica::Role;
 use kontiki_raft::storage::Index;
-use kontiki_raft::storage::engine::rocks::RocksFactory;
 use kontiki_raft::{ClusterId, NodeId, Peer, Replica};
 use rand::RngExt as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -218,9 +217,7 @@ impl Master {
             pki: Arc::clone(&material) as Arc<dyn cluster::Pki>,
             me: record.clone(),
             settings: origin.settings.clone(),
-            directory: Arc::clone(&directory),
-            engine: Arc::new(RocksFactory::default()),
-        })?;
+        });
         let health = Health::new(replica.clone());
         let api_router = health.router().merge(front.public());
         let store_router = health.store_router().merge(front.private());
@@ -285,7 +282,7 @@ impl Master {
         });
         if let Some(schedule) = settings.snapshots {
             let (stop, path) = (stop.clone(), directory.path().to_owned());
-            tasks.start("backups", Rule::EndsAll, backups::run(front, path, schedule, stop));
+            tasks.start("backups", Rule::EndsAll, backups::run(replica, path, schedule, stop));
         }
         Ok(())
     }
