@@ -125,8 +125,9 @@ impl Recover {
     fn run(self) -> Result<(), Failure> {
         if !self.accept_loss {
             return Err(Failure::Usage(
-                "this makes one member the whole cluster: what only the others held is lost, and their \
-                 directories must never be started again; say that this is meant (--accept-loss)"
+                "this makes one member the whole cluster: what only the others held is lost, and \
+                 their directories must never be started again; say that this is meant \
+                 (--accept-loss)"
                     .into(),
             ));
         }

@@ -173,8 +173,8 @@ impl Restore {
         let directory = settings.data_dir.display();
         print(&format!(
             "{}: revision {} is restored into {directory} as revision {}\n\
-             start it with `kontiki start master --data-dir {directory}`; other masters join it with \
-             empty directories",
+             start it with `kontiki start master --data-dir {directory}`; other masters join it \
+             with empty directories",
             self.file.display(),
             restored.archived,
             restored.revision,

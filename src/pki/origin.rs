@@ -184,14 +184,14 @@ pub fn write_peers(directory: &Path, peers: &[Address]) -> Result<(), Error> {
     files::replace(&directory.join(FOLDER).join(PEERS), &encode(&peers), Readers::Owner)
 }
 
-/// Where the other members were when that was last written.
-pub fn read_peers(directory: &Path) -> Result<Vec<Address>, Error> {
+/// Where the other members were when that was last written; `None` where this master was never a member.
+pub fn read_peers(directory: &Path) -> Result<Option<Vec<Address>>, Error> {
     let path = directory.join(FOLDER).join(PEERS);
     if !path.exists() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let damaged = |error| Error::Unusable(format!("{}: {error}", path.display()));
-    serde_json::from_str(&files::read(&path)?).map_err(damaged)
+    serde_json::from_str(&files::read(&path)?).map(Some).map_err(damaged)
 }
 
 fn encode(value: &impl Serialize) -> String {

@@ -263,12 +263,11 @@ impl Master {
             let transport = transport as Arc<dyn kontiki_raft::network::Transport>;
             async move {
                 if origin.joined() && replica.store().applied().0 == Index(0) {
-                    join::be_added(&*transport, &origin, identity.node, me, stop)
+                    join::be_added(&*transport, &origin, identity.node, me.clone(), stop.clone())
                         .await
-                        .map_err(|failure| failure.to_string())
-                } else {
-                    address::keep_true(replica, transport, me, stop).await
+                        .map_err(|failure| failure.to_string())?;
                 }
+                address::keep_true(replica, transport, me, stop).await
             }
         });
         tasks.start("peers' addresses", Rule::EndsAll, {
