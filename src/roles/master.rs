@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::place::{self, Place};
 use super::ports::{self, Bound};
-use super::{address, backups, join};
+use super::{address, backups, join, strays};
 use crate::failure::Failure;
 use crate::pki::{self, Beginning, Origin, Renewal};
 use crate::tasks::{Rule, Tasks};
@@ -274,6 +274,7 @@ impl Master {
             let (replica, stop) = (replica.clone(), stop.clone());
             address::keep_written(replica, directory.path().to_owned(), stop)
         });
+        tasks.start("strays", Rule::EndsAll, strays::run(replica.clone(), stop.clone()));
         tasks.start("readiness", Rule::MayEnd, {
             let (front, stop, path) =
                 (Arc::clone(&front), stop.clone(), directory.path().to_owned());

@@ -8,3 +8,4 @@ mod address;
 mod backups;
 mod join;
 mod place;
+mod strays;

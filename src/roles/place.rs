@@ -54,6 +54,12 @@ pub fn origin(directory: &Path) -> Result<Option<Origin>, Failure> {
              start with an empty directory as a new member",
             directory.display()
         ))),
+        (None, Some(_)) if pki::read_peers(directory)?.is_some() => Err(Failure::Usage(format!(
+            "data directory {}: its master's data is gone, but its certificates (pki/) are there; \
+             restore all of it, or remove all of it, remove the member from the cluster, and join \
+             anew",
+            directory.display()
+        ))),
         // It was on its way back under a new id when it was stopped.
         (Some(found), Some(origin))
             if found.cluster == origin.cluster()?.0 && found.node != origin.node()?.0 =>
