@@ -24,7 +24,6 @@ mod tests;
 
 pub use health::{Health, KUBERNETES};
 pub use records::Records;
-pub use snapshots::write_archive;
 
 use std::sync::Arc;
 
@@ -32,10 +31,6 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use kontiki_raft::Replica;
-use kontiki_raft::storage;
-use kontiki_raft::storage::directory::Directory;
-use kontiki_raft::storage::engine::Open;
-use kontiki_raft::storage::snapshot::Shelf;
 use tokio::time::Instant;
 
 use crate::listener::Peer;
@@ -68,10 +63,7 @@ pub struct Front {
     pub pki: Arc<dyn Pki>,
     pub me: MasterRecord,
     pub settings: ClusterSettings,
-    pub engine: Arc<dyn Open>,
     pub started: Instant,
-    /// Where archives are made from.
-    shelf: Shelf,
 }
 
 /// What a front is made of.
@@ -80,24 +72,20 @@ pub struct Parts {
     pub pki: Arc<dyn Pki>,
     pub me: MasterRecord,
     pub settings: ClusterSettings,
-    pub directory: Arc<Directory>,
-    pub engine: Arc<dyn Open>,
 }
 
 impl Front {
-    pub fn new(parts: Parts) -> Result<Arc<Front>, storage::Error> {
-        let Parts { replica, pki, me, settings, directory, engine } = parts;
-        let shelf = snapshots::shelf(&directory)?;
-        Ok(Arc::new(Front {
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Front> {
+        let Parts { replica, pki, me, settings } = parts;
+        Arc::new(Front {
             records: Records::new(replica.clone()),
             replica,
             pki,
             me,
             settings,
-            engine,
             started: Instant::now(),
-            shelf,
-        }))
+        })
     }
 
     /// What belongs on the API's port: joining, and operating for administrators of the cluster.

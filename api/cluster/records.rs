@@ -17,12 +17,12 @@ use kontiki_raft::storage::request::{
     Answer, Command, Compare, Delete, KeyRange, Operand, Operation, Outcome, Put, Range, Relation,
     Transaction,
 };
-use kontiki_raft::storage::{KeyValue, Revision};
+use kontiki_raft::storage::{self, KeyValue, Revision, Store};
 use kontiki_raft::{NodeId, Replica};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::wire::{ClusterSettings, MasterRecord, Role, TokenInfo, TokenRequest};
+use super::wire::{ClusterSettings, MasterRecord, Role, TokenInfo, TokenRequest, id_of};
 
 const SETTINGS: &str = "/kontiki/settings";
 const NEXT_NODE: &str = "/kontiki/next-node";
@@ -74,11 +74,6 @@ impl Records {
         let next = NodeId(first.0 + 1).to_string();
         self.create(NEXT_NODE, next.into(), LeaseId::NONE).await?;
         Ok(())
-    }
-
-    pub async fn settings(&self) -> Result<Option<ClusterSettings>> {
-        let found = self.get(SETTINGS).await?;
-        Ok(found.and_then(|kv| decode(&kv)))
     }
 
     /// A member id that was never given before.
@@ -185,9 +180,13 @@ impl Records {
         self.replica
             .propose(Command::Put(Put { key: key.into(), value, ..Put::default() }))
             .await?;
-        // Under its former id it is nowhere any more.
-        for former in self.masters()? {
-            if former.name == record.name && former.id != record.id {
+        // Those that are no members any more are nowhere. Read in this order: whoever was entered by then
+        // had been a member before.
+        let entered = self.masters()?;
+        self.replica.read_barrier().await?;
+        let members = self.replica.members();
+        for former in entered {
+            if members.iter().all(|member| id_of(member.id) != former.id) {
                 let range = KeyRange::One(format!("{MASTERS}{}", former.id).into());
                 self.replica.propose(Command::Delete(Delete { range, previous: false })).await?;
             }
@@ -208,10 +207,10 @@ impl Records {
         Ok(answer.kvs.iter().filter_map(decode).collect())
     }
 
-    /// The settings as this member knows them, without asking anybody.
-    pub fn known_settings(&self) -> Result<Option<ClusterSettings>> {
+    /// The settings as a store has them, without asking anybody.
+    pub fn settings_in(store: &Store) -> Result<Option<ClusterSettings>, storage::Error> {
         let range = Range::new(KeyRange::One(SETTINGS.into()));
-        let (answer, _) = self.replica.store().range(&range)?;
+        let (answer, _) = store.range(&range)?;
         Ok(answer.kvs.first().and_then(decode))
     }
 

@@ -7,8 +7,8 @@ use kontiki_raft::NodeId;
 use kontiki_raft::log::{Histogram, SYNC_SECONDS_BOUNDS};
 use kontiki_raft::replica::{self, Role};
 
-use super::Front;
 use super::wire::{Member, Size, Status, id_of};
+use super::{Front, Records};
 
 pub(super) fn of(front: &Front) -> Status {
     let replica = &front.replica;
@@ -38,7 +38,7 @@ pub(super) fn of(front: &Front) -> Status {
         certificates: front.pki.certificates(),
         alarms: replica.room().err().map(|error| error.to_string()).into_iter().collect(),
         sync_p99_ms: percentile_ms(&replica.log_syncs(), 0.99),
-        settings: front.records.known_settings().ok().flatten(),
+        settings: Records::settings_in(store).ok().flatten(),
     }
 }
 

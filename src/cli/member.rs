@@ -1,14 +1,18 @@
 //! `kontiki member`: who belongs to the replicated store.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use http::Method;
 use kontiki_api::cluster::wire::{Member, PREFIX, Role, Status, parse_id};
 
+use super::config;
 use super::operator::Operator;
 use super::output::{Output, print, table};
 use super::period::Period;
 use super::token;
 use crate::failure::Failure;
+use crate::roles::offline;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -22,6 +26,15 @@ pub enum Command {
     Remove(One),
     /// Hand leadership to a voter
     TransferLeader(One),
+    /// Make the member of this machine the only one, when the others are gone for good
+    #[command(after_help = "\
+What only the others had acknowledged is lost. Before: stop this master, and make sure that no other
+master of the cluster runs or ever will on its old directory. After: start this one, and let others
+join with empty directories.
+
+Examples:
+  kontiki member recover --data-dir /var/lib/kontiki --accept-loss")]
+    Recover(Recover),
 }
 
 #[derive(Args)]
@@ -42,6 +55,16 @@ pub struct Add {
 }
 
 #[derive(Args)]
+pub struct Recover {
+    /// The data directory of the master that is left [default: as `kontiki start`]
+    #[arg(long, value_name = "DIR", env = "KONTIKI_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// The others are gone for good, and what only they held may be lost
+    #[arg(long)]
+    accept_loss: bool,
+}
+
+#[derive(Args)]
 pub struct One {
     /// The member's id, or its name
     member: String,
@@ -56,6 +79,7 @@ impl Command {
             Command::Add(add) => add.run().await,
             Command::Promote(one) => one.call(Method::POST, "/promote", "promoted").await,
             Command::Remove(one) => one.call(Method::DELETE, "", "removed").await,
+            Command::Recover(recover) => recover.run(),
             Command::TransferLeader(one) => one.call(Method::POST, "/lead", "leads").await,
         }
     }
@@ -94,6 +118,27 @@ impl Add {
         let api = own.and_then(|member| member.api.clone());
         let api = api.unwrap_or_else(|| "https://HOST:6443".into());
         print(&format!("kontiki start master --join {api} --token {}", created.token))
+    }
+}
+
+impl Recover {
+    fn run(self) -> Result<(), Failure> {
+        if !self.accept_loss {
+            return Err(Failure::Usage(
+                "this makes one member the whole cluster: what only the others held is lost, and \
+                 their directories must never be started again; say that this is meant \
+                 (--accept-loss)"
+                    .into(),
+            ));
+        }
+        let directory = self.data_dir.map_or_else(config::data_dir, Ok)?;
+        let forced = offline::force(&directory)?;
+        print(&format!(
+            "{} holds a cluster of one member, up to entry {}; start it, and let others join with \
+             empty directories",
+            directory.display(),
+            forced.last
+        ))
     }
 }
 

@@ -11,12 +11,15 @@ use clap::{Args, Subcommand};
 use http_body_util::BodyExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use kontiki_api::cluster::wire::{PREFIX, SNAPSHOT_BYTES};
+use kontiki_raft::recovery::REVISION_BUMP;
 use kontiki_raft::storage::snapshot::{Manifest, archive};
 use serde::Serialize;
 
+use super::config::Options;
 use super::operator::Operator;
 use super::output::{Output, bytes, print};
 use crate::failure::Failure;
+use crate::roles::offline;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -27,6 +30,12 @@ Examples:
     Save(Save),
     /// Check a file and say what is in it
     Inspect(Inspect),
+    /// Begin a new cluster from a file, in an empty directory
+    #[command(after_help = "\
+Examples:
+  kontiki snapshot restore store.kontiki --data-dir /var/lib/kontiki
+  kontiki snapshot restore store.kontiki --data-dir /var/lib/kontiki --pki /backup/pki")]
+    Restore(Restore),
 }
 
 #[derive(Args)]
@@ -41,6 +50,23 @@ pub struct Inspect {
     file: PathBuf,
     #[command(flatten)]
     output: Output,
+}
+
+#[derive(Args)]
+pub struct Restore {
+    file: PathBuf,
+    /// The directory to fill; it must be empty or not there [default: as `kontiki start`]
+    #[arg(long, value_name = "DIR", env = "KONTIKI_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// The master's name [default: the host's]
+    #[arg(long, value_name = "NAME", env = "KONTIKI_NAME")]
+    name: Option<String>,
+    /// The pki folder of a lost master, so that its certificates and tokens stay good [default: new CAs]
+    #[arg(long, value_name = "DIR")]
+    pki: Option<PathBuf>,
+    /// How far revisions jump, so that clients of the lost cluster notice
+    #[arg(long, value_name = "COUNT", default_value_t = REVISION_BUMP)]
+    bump_revisions: u64,
 }
 
 /// What is in a file.
@@ -58,6 +84,7 @@ impl Command {
         match self {
             Command::Save(save) => save.run().await,
             Command::Inspect(inspect) => inspect.run(),
+            Command::Restore(restore) => restore.run(),
         }
     }
 }
@@ -123,6 +150,35 @@ impl Inspect {
                 bytes(contents.bytes),
             )
         })
+    }
+}
+
+impl Restore {
+    fn run(self) -> Result<(), Failure> {
+        let options = Options { name: self.name, data_dir: self.data_dir, ..Options::default() };
+        let settings = options.clone().complete()?.master(&options)?;
+        let bytes = fs::metadata(&self.file).map_err(|error| about(&self.file, &error))?.len();
+        let progress = progress(Some(bytes));
+        let restore = offline::Restore {
+            archive: self.file.clone(),
+            directory: settings.data_dir.clone(),
+            address: format!("{}:{}", settings.advertise, settings.peer_port),
+            name: settings.name,
+            pki: self.pki,
+            bump: self.bump_revisions,
+            settings: settings.cluster,
+        };
+        let restored = restore.run(|file| progress.wrap_read(file))?;
+        progress.finish_and_clear();
+        let directory = settings.data_dir.display();
+        print(&format!(
+            "{}: revision {} is restored into {directory} as revision {}\n\
+             start it with `kontiki start master --data-dir {directory}`; other masters join it \
+             with empty directories",
+            self.file.display(),
+            restored.archived,
+            restored.revision,
+        ))
     }
 }
 

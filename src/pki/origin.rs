@@ -51,6 +51,11 @@ impl Origin {
         Origin { node: node.to_string(), members, ..self }
     }
 
+    #[must_use]
+    pub fn with_settings(self, settings: ClusterSettings) -> Origin {
+        Origin { settings, ..self }
+    }
+
     /// Writes it in the place of the former.
     pub fn write(&self, directory: &Path) -> Result<(), Error> {
         files::replace(&directory.join(FOLDER).join(ORIGIN), &encode(self), Readers::Owner)
@@ -92,6 +97,25 @@ impl Beginning {
             peer: authority("kontiki-peer")?,
             store: authority("kontiki-store")?,
             service_account_key: KeyPair::generate()?.serialize_pem(),
+        };
+        Ok(Beginning { origin, authorities })
+    }
+
+    /// With the CAs that lie in the `pki` folder of another directory.
+    pub fn with_authorities_of(origin: Origin, folder: &Path) -> Result<Beginning, Error> {
+        let authority = |realm: Realm| -> Result<wire::Authority, Error> {
+            let folder = folder.join(realm.folder());
+            Ok(wire::Authority {
+                bundle: files::read(&folder.join("ca.crt"))?,
+                key: files::read(&folder.join("ca.key"))?,
+            })
+        };
+        let key = folder.join(Realm::Cluster.folder()).join("service-account.key");
+        let authorities = wire::Authorities {
+            cluster: authority(Realm::Cluster)?,
+            peer: authority(Realm::Peer)?,
+            store: authority(Realm::Store)?,
+            service_account_key: files::read(&key)?,
         };
         Ok(Beginning { origin, authorities })
     }
@@ -160,14 +184,14 @@ pub fn write_peers(directory: &Path, peers: &[Address]) -> Result<(), Error> {
     files::replace(&directory.join(FOLDER).join(PEERS), &encode(&peers), Readers::Owner)
 }
 
-/// Where the other members were when that was last written.
-pub fn read_peers(directory: &Path) -> Result<Vec<Address>, Error> {
+/// Where the other members were when that was last written; `None` where this master was never a member.
+pub fn read_peers(directory: &Path) -> Result<Option<Vec<Address>>, Error> {
     let path = directory.join(FOLDER).join(PEERS);
     if !path.exists() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let damaged = |error| Error::Unusable(format!("{}: {error}", path.display()));
-    serde_json::from_str(&files::read(&path)?).map_err(damaged)
+    serde_json::from_str(&files::read(&path)?).map(Some).map_err(damaged)
 }
 
 fn encode(value: &impl Serialize) -> String {

@@ -197,14 +197,14 @@ fn a_node_gets_the_name_it_was_given_and_nothing_that_it_asks_for() {
 #[test]
 fn where_the_others_are_is_remembered() {
     let directory = founded();
-    assert!(read_peers(directory.path()).unwrap().is_empty());
+    assert_eq!(read_peers(directory.path()).unwrap(), None);
     let peer = kontiki_api::cluster::wire::Address {
         id: "2".into(),
         name: "m2".into(),
         address: "192.0.2.2:2380".into(),
     };
     write_peers(directory.path(), std::slice::from_ref(&peer)).unwrap();
-    assert_eq!(read_peers(directory.path()).unwrap(), std::slice::from_ref(&peer));
+    assert_eq!(read_peers(directory.path()).unwrap(), Some(vec![peer.clone()]));
     let again = origin(directory.path()).unwrap().unwrap().anew(NodeId(9), vec![peer]);
     again.write(directory.path()).unwrap();
     let found = origin(directory.path()).unwrap().unwrap();

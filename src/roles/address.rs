@@ -27,21 +27,18 @@ pub async fn keep_true(
     loop {
         let members = replica.members();
         let known = members.iter().find(|member| member.id == replica.id());
-        // Before it is a member there is nothing to correct: joining says where it is.
-        if known.is_none_or(|member| member.peer == me) {
+        if known.is_some_and(|member| member.peer == me) {
             return Ok(());
         }
-        let told = tokio::select! {
-            told = tell(&replica, &*transport, &me) => told,
-            () = stop.cancelled() => return Ok(()),
-        };
-        match told {
-            Ok(()) => {
-                tracing::info!(address = me.address, "the cluster knows where this member is");
-                return Ok(());
-            }
-            Err(reason) => {
-                tracing::debug!(reason, "the cluster does not know where this member is")
+        // Before it has heard that it is a member it does not know what others believe of it.
+        if known.is_some() {
+            let told = tokio::select! {
+                told = tell(&replica, &*transport, &me) => told,
+                () = stop.cancelled() => return Ok(()),
+            };
+            match told {
+                Ok(()) => tracing::info!(address = me.address, "the cluster was told where we are"),
+                Err(reason) => tracing::debug!(reason, "the cluster does not know where we are"),
             }
         }
         tokio::select! {
@@ -77,7 +74,7 @@ pub async fn keep_written(
     stop: CancellationToken,
 ) -> Result<(), String> {
     let mut status = replica.status();
-    let mut written = pki::read_peers(&directory).unwrap_or_default();
+    let mut written = pki::read_peers(&directory).ok().flatten();
     loop {
         let others = replica.members().into_iter().filter(|member| member.id != replica.id());
         let peers: Vec<Address> = others
@@ -88,9 +85,9 @@ pub async fn keep_written(
             .collect();
         // A member that knows nobody yet has not heard of anybody.
         let has_heard = !replica.members().is_empty();
-        if has_heard && peers != written {
+        if has_heard && written.as_ref() != Some(&peers) {
             match pki::write_peers(&directory, &peers) {
-                Ok(()) => written = peers,
+                Ok(()) => written = Some(peers),
                 Err(error) => tracing::warn!(%error, "where the others are is not written down"),
             }
         }

@@ -13,8 +13,8 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kontiki_api::cluster::{Front, write_archive};
-use kontiki_raft::storage::snapshot::archive;
+use kontiki_raft::Replica;
+use kontiki_raft::storage::snapshot::{Snapshot, archive};
 use tokio_util::sync::CancellationToken;
 
 use super::master::Schedule;
@@ -24,7 +24,7 @@ const FOLDER: &str = "backups";
 const EXTENSION: &str = "kontiki";
 
 pub async fn run(
-    front: Arc<Front>,
+    replica: Replica,
     directory: PathBuf,
     schedule: Schedule,
     stop: CancellationToken,
@@ -34,8 +34,16 @@ pub async fn run(
             () = tokio::time::sleep(schedule.interval) => {}
             () = stop.cancelled() => return Ok(()),
         }
-        let (front, folder) = (Arc::clone(&front), directory.join(FOLDER));
-        let made = tokio::task::spawn_blocking(move || make(&front, &folder, schedule.retention));
+        let snapshot = match replica.take_snapshot().await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                tracing::error!(%error, "the store is not archived");
+                continue;
+            }
+        };
+        let folder = directory.join(FOLDER);
+        let made =
+            tokio::task::spawn_blocking(move || make(&snapshot, &folder, schedule.retention));
         match made.await {
             Ok(Ok(Some(path))) => tracing::info!(path = %path.display(), "store archived"),
             Ok(Ok(None)) => tracing::debug!("nothing has changed since the last archive"),
@@ -46,15 +54,19 @@ pub async fn run(
 }
 
 /// Makes an archive, unless there is one of this revision. Blocks for as long as that takes.
-fn make(front: &Front, folder: &Path, retention: usize) -> Result<Option<PathBuf>, String> {
+fn make(
+    snapshot: &Arc<Snapshot>,
+    folder: &Path,
+    retention: usize,
+) -> Result<Option<PathBuf>, String> {
     pki::make_folder(folder).map_err(|error| error.to_string())?;
-    let revision = front.replica.store().revision();
+    let revision = snapshot.manifest().facts().revision;
     let path = folder.join(format!("{:020}.{EXTENSION}", revision.0));
     if path.exists() {
         return Ok(None);
     }
     let part = path.with_extension("part");
-    let written = write(front, &part).and_then(|()| {
+    let written = write(snapshot, &part).and_then(|()| {
         fs::rename(&part, &path)
             .and_then(|()| File::open(folder)?.sync_all())
             .map_err(|error| format!("{}: {error}", path.display()))
@@ -72,10 +84,10 @@ fn make(front: &Front, folder: &Path, retention: usize) -> Result<Option<PathBuf
     Ok(Some(path))
 }
 
-fn write(front: &Front, path: &Path) -> Result<(), String> {
+fn write(snapshot: &Arc<Snapshot>, path: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-    write_archive(front, &mut file).map_err(|error| error.to_string())?;
+    archive::write(snapshot, &mut file).map_err(|error| error.to_string())?;
     file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
     let read = std::io::BufReader::new(File::open(path).map_err(failed)?);
     archive::inspect(read).map(drop).map_err(|error| error.to_string())

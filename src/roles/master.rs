@@ -19,7 +19,6 @@ use kontiki_api::listener::{Listener, TlsSource};
 use kontiki_raft::network::grpc;
 use kontiki_raft::replica::Role;
 use kontiki_raft::storage::Index;
-use kontiki_raft::storage::engine::rocks::RocksFactory;
 use kontiki_raft::{ClusterId, NodeId, Peer, Replica};
 use rand::RngExt as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::place::{self, Place};
 use super::ports::{self, Bound};
-use super::{address, backups, join};
+use super::{address, backups, join, strays};
 use crate::failure::Failure;
 use crate::pki::{self, Beginning, Origin, Renewal};
 use crate::tasks::{Rule, Tasks};
@@ -218,9 +217,7 @@ impl Master {
             pki: Arc::clone(&material) as Arc<dyn cluster::Pki>,
             me: record.clone(),
             settings: origin.settings.clone(),
-            directory: Arc::clone(&directory),
-            engine: Arc::new(RocksFactory::default()),
-        })?;
+        });
         let health = Health::new(replica.clone());
         let api_router = health.router().merge(front.public());
         let store_router = health.store_router().merge(front.private());
@@ -266,18 +263,18 @@ impl Master {
             let transport = transport as Arc<dyn kontiki_raft::network::Transport>;
             async move {
                 if origin.joined() && replica.store().applied().0 == Index(0) {
-                    join::be_added(&*transport, &origin, identity.node, me, stop)
+                    join::be_added(&*transport, &origin, identity.node, me.clone(), stop.clone())
                         .await
-                        .map_err(|failure| failure.to_string())
-                } else {
-                    address::keep_true(replica, transport, me, stop).await
+                        .map_err(|failure| failure.to_string())?;
                 }
+                address::keep_true(replica, transport, me, stop).await
             }
         });
         tasks.start("peers' addresses", Rule::EndsAll, {
             let (replica, stop) = (replica.clone(), stop.clone());
             address::keep_written(replica, directory.path().to_owned(), stop)
         });
+        tasks.start("strays", Rule::EndsAll, strays::run(replica.clone(), stop.clone()));
         tasks.start("readiness", Rule::MayEnd, {
             let (front, stop, path) =
                 (Arc::clone(&front), stop.clone(), directory.path().to_owned());
@@ -285,7 +282,7 @@ impl Master {
         });
         if let Some(schedule) = settings.snapshots {
             let (stop, path) = (stop.clone(), directory.path().to_owned());
-            tasks.start("backups", Rule::EndsAll, backups::run(front, path, schedule, stop));
+            tasks.start("backups", Rule::EndsAll, backups::run(replica, path, schedule, stop));
         }
         Ok(())
     }

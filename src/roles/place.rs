@@ -50,15 +50,22 @@ pub fn origin(directory: &Path) -> Result<Option<Origin>, Failure> {
     let origin = pki::origin(directory)?;
     match (found, origin) {
         (Some(_), None) => Err(Failure::Usage(format!(
-            "data directory {}: its certificates (pki/) are gone; restore pki/ from a backup, or start \
-             with an empty directory as a new member",
+            "data directory {}: its certificates (pki/) are gone; restore pki/ from a backup, or \
+             start with an empty directory as a new member",
+            directory.display()
+        ))),
+        (None, Some(_)) if pki::read_peers(directory)?.is_some() => Err(Failure::Usage(format!(
+            "data directory {}: its master's data is gone, but its certificates (pki/) are there; \
+             restore all of it, or remove all of it, remove the member from the cluster, and join \
+             anew",
             directory.display()
         ))),
         // It was on its way back under a new id when it was stopped.
         (Some(found), Some(origin))
             if found.cluster == origin.cluster()?.0 && found.node != origin.node()?.0 =>
         {
-            let origin = origin.anew(NodeId(found.node), pki::read_peers(directory)?);
+            let origin =
+                origin.anew(NodeId(found.node), pki::read_peers(directory)?.unwrap_or_default());
             origin.write(directory)?;
             Ok(Some(origin))
         }
@@ -95,6 +102,7 @@ impl Place {
         me: &Peer,
     ) -> Result<Place, Failure> {
         ports::forget(&directory.run());
+        condemn_if_emptied(&directory)?;
         let links = Links::open(settings, identity_of(&origin)?)?;
         let directory = Arc::new(directory);
         match start(&directory, &links).await {
@@ -108,6 +116,31 @@ impl Place {
             },
         }
     }
+}
+
+/// A member whose log is gone altogether may look like one that never was, where its store had not been
+/// made durable yet. That it had heard of its membership is written elsewhere, and tells them apart.
+fn condemn_if_emptied(directory: &Directory) -> Result<(), Failure> {
+    if pki::read_peers(directory.path())?.is_none() {
+        return Ok(());
+    }
+    let log = directory.log();
+    let failed = |error: std::io::Error| Failure::Run(format!("{}: {error}", log.display()));
+    let mut names = Vec::new();
+    match std::fs::read_dir(&log) {
+        Ok(entries) => {
+            for entry in entries {
+                names.push(entry.map_err(failed)?.file_name());
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    // A lock holds nothing.
+    if names.iter().all(|name| name == "lock") {
+        directory.condemn("the log is gone")?;
+    }
+    Ok(())
 }
 
 /// By what a member is believed, and how it reaches the others, under one id.
@@ -142,7 +175,7 @@ async fn come_back(
     me: &Peer,
     failure: kontiki_raft::Error,
 ) -> Result<Place, Failure> {
-    let known = pki::read_peers(&settings.data_dir)?;
+    let known = pki::read_peers(&settings.data_dir)?.unwrap_or_default();
     let mut peers = BTreeMap::new();
     for peer in &known {
         let (name, address) = (peer.name.clone(), peer.address.clone());
@@ -151,8 +184,8 @@ async fn come_back(
     }
     if peers.is_empty() {
         return Err(Failure::Run(format!(
-            "{failure}; there are no others to come back to: restore a snapshot into an empty directory \
-             (`kontiki snapshot restore`)"
+            "{failure}; there are no others to come back to: restore a snapshot into an empty \
+             directory (`kontiki snapshot restore`)"
         )));
     }
     let node = NodeId(rand::random_range(RANDOM_IDS_FROM..=u64::MAX));

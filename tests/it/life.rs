@@ -161,3 +161,27 @@ async fn a_member_that_lost_its_log_comes_back_by_itself_under_a_new_id() {
     cluster.masters[lost].start_ready().await;
     assert_eq!(cluster.masters[lost].status().await.unwrap()["id"], fresh);
 }
+
+#[tokio::test]
+async fn a_master_that_moved_tells_the_others_where_it_is() {
+    let mut cluster = Cluster::of(3).await;
+    let moved = (cluster.leader().await + 1) % 3;
+    let helper = (moved + 1) % 3;
+    for master in &cluster.masters {
+        master.until_voters(3).await;
+    }
+    let former = cluster.masters[moved].port("peer");
+    assert_eq!(cluster.masters[moved].stop().await, Some(0));
+    // Somebody else has its port now.
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", former)).unwrap();
+    cluster.masters[moved].start_ready().await;
+    let address = format!("127.0.0.1:{}", cluster.masters[moved].port("peer"));
+    assert_ne!(address, format!("127.0.0.1:{former}"));
+    wait_for("its new address", || async {
+        let members = cluster.masters[helper].ask(&["member", "list"]).await?;
+        if members.contains(&address) { Ok(()) } else { Err(members) }
+    })
+    .await;
+    let id = write(&cluster.masters[helper]).await;
+    assert!(ids(&cluster.masters[moved]).await.unwrap().contains(&id));
+}

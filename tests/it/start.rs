@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::support::{Cluster, Master, kontiki, text};
+use crate::support::{Cluster, Master, kontiki, refused, text};
 
 #[tokio::test]
 async fn one_command_makes_a_cluster_with_everything_in_place() {
@@ -101,4 +101,29 @@ async fn ps_lists_it_with_its_ports() {
     let ours = processes.as_array().unwrap().iter().find(|it| it["pid"] == master.pid());
     let ours = ours.unwrap_or_else(|| panic!("{processes}"));
     assert_eq!((&ours["role"], &ours["ports"]), (&"master".into(), &master.ports()));
+}
+
+#[tokio::test]
+async fn a_directory_that_lost_its_data_or_its_certificates_is_not_begun_anew() {
+    let mut cluster = Cluster::of_one().await;
+    assert_eq!(cluster.masters[0].stop().await, Some(0));
+    let directory = cluster.masters[0].directory.clone();
+    let pki = directory.join("pki");
+    let aside = cluster.root.path().join("aside");
+    fs::rename(&pki, &aside).unwrap();
+    let (code, said) = refused(cluster.masters[0].arguments()).await;
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("certificates (pki/) are gone"), "{said}");
+    assert!(!pki.exists());
+
+    fs::rename(&aside, &pki).unwrap();
+    for gone in ["identity", "lock", "reserve"] {
+        fs::remove_file(directory.join(gone)).unwrap();
+    }
+    for gone in ["log", "state"] {
+        fs::remove_dir_all(directory.join(gone)).unwrap();
+    }
+    let (code, said) = refused(cluster.masters[0].arguments()).await;
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("data is gone"), "{said}");
 }
