@@ -36,9 +36,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::authorize::forbidden;
-use crate::auth::{
-    Attributes, Authenticator, ClientCertificates, Decision, Remote, impersonate,
-};
+use crate::auth::{Attributes, Authenticator, ClientCertificates, Decision, Remote, impersonate};
 use crate::error::{Reason, Status};
 use crate::listener::Peer;
 use crate::pipeline::{Road, connects, is_unknown_path};

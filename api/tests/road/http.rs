@@ -149,7 +149,7 @@ async fn bodies_are_bounded_and_of_a_known_type() {
     let answer = api.ask("POST", CONFIG_MAPS, &json, "{").await;
     assert_eq!((answer.code, answer.json()["reason"].as_str()), (400, Some("BadRequest")));
     let yaml = [("content-type", "application/yaml")];
-    let body = "kind: ConfigMap\napiVersion: v1\nmetadata:\n  name: y\ndata:\n  a: \"1\"\n";
+    let body = "kind: ConfigMap\napiVersion: v1\nmetadata:\n  name: why\ndata:\n  a: \"1\"\n";
     let answer = api.ask("POST", CONFIG_MAPS, &yaml, body).await;
     assert_eq!(answer.code, 201, "{}", answer.json());
     let missing = api.write("POST", CONFIG_MAPS, &config_map("j", "1")).await;
