@@ -180,6 +180,8 @@ pub struct Kind {
     pub schema: Arc<Node>,
     /// Upstream's name of the type; empty for custom resources.
     pub type_name: Arc<str>,
+    /// The `openAPIV3Schema` of a custom resource as its owner wrote it: what OpenAPI publishes.
+    pub published: Option<Arc<Value>>,
     pub columns: Columns,
     /// Fields that a field selector may name, besides `metadata.name` and `metadata.namespace`.
     pub selectable: Vec<Arc<str>>,

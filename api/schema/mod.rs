@@ -6,10 +6,15 @@
 //! same nodes at run time. Nothing here knows verbs, storage or HTTP.
 
 mod builtin;
+pub mod causes;
+pub mod custom;
+pub mod decode;
+pub mod defaults;
+pub mod validate;
 
 use std::sync::Arc;
 
-pub(crate) use builtin::intern;
+pub(crate) use builtin::{intern, schemas};
 
 /// A type, or a place in one.
 #[derive(Clone, Debug, Default)]

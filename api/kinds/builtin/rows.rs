@@ -180,6 +180,7 @@ impl Table {
             },
             schema: Arc::new(Node::named(type_name)),
             type_name: type_name.into(),
+            published: None,
             columns: behaviour::columns(self.group, self.version, row.kind),
             selectable: texts(row.selectable),
             has_generation: row.generation,

@@ -51,17 +51,17 @@ pub(super) fn find(name: &str) -> Option<&'static Node> {
     Some(keep(vec![(name.to_owned(), list_of(item))])[0])
 }
 
-/// Calls `each` with the whole schema of every type that can be reached, descriptions included: for OpenAPI,
-/// which makes them anew each time it is built.
-pub(crate) fn schemas(mut each: impl FnMut(&str, Value)) {
+/// Calls `each` with the whole schema, descriptions included, of every type that can be reached from those
+/// packages: for OpenAPI, which makes them anew each time it is built.
+pub(crate) fn schemas(wanted: impl Fn(&str) -> bool, mut each: impl FnMut(&str, Value)) {
     let mut generator = SchemaGenerator::default();
-    for package in roots::PACKAGES {
+    for package in roots::PACKAGES.iter().filter(|package| wanted(package.name)) {
         for (_, describe) in package.types {
             describe(&mut generator);
         }
-        for (name, schema) in generator.definitions_mut().iter_mut().filter(|(_, it)| !taken(it)) {
-            each(name, std::mem::replace(schema, Value::Bool(true)));
-        }
+    }
+    for (name, schema) in generator.definitions_mut().iter_mut() {
+        each(name, std::mem::take(schema));
     }
 }
 

@@ -3,6 +3,7 @@
 use k8s_openapi::api;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta;
+use k8s_openapi::apimachinery::pkg::{runtime, version};
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration;
 use schemars::SchemaGenerator;
 
@@ -33,7 +34,7 @@ packages! {
     "io.k8s.api.core.v1" (api::core::v1) {
         Binding ComponentStatus ConfigMap Endpoints Event LimitRange Namespace Node PersistentVolume
         PersistentVolumeClaim Pod PodTemplate ReplicationController ResourceQuota Secret Service
-        ServiceAccount
+        ServiceAccount TopologySelectorTerm
     }
     "io.k8s.api.admissionregistration.v1" (api::admissionregistration::v1) {
         MutatingAdmissionPolicy MutatingAdmissionPolicyBinding MutatingWebhookConfiguration
@@ -76,6 +77,8 @@ packages! {
         CustomResourceDefinition
     }
     "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1" (apiregistration::v1) { APIService }
+    "io.k8s.apimachinery.pkg.runtime" (runtime) { RawExtension }
+    "io.k8s.apimachinery.pkg.version" (version) { Info }
     "io.k8s.apimachinery.pkg.apis.meta.v1" (meta::v1) {
         APIGroup APIGroupList APIResourceList APIVersions DeleteOptions LabelSelector ListMeta
         ObjectMeta Patch Status
