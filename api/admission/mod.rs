@@ -222,3 +222,6 @@ impl Chain {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

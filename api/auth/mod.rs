@@ -134,3 +134,6 @@ pub trait TokenIssuer: Send + Sync {
         request: Value,
     ) -> BoxFuture<'a, Result<Value, Status>>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -290,3 +290,6 @@ impl NodeGraph {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
