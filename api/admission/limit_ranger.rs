@@ -271,7 +271,9 @@ mod tests {
     #[test]
     fn a_container_that_says_nothing_gets_the_defaults_and_a_note() {
         let defaults = range(json!({
-            "type": "Container", "default": {"cpu": "1", "memory": "1Gi"}, "defaultRequest": {"cpu": "100m"},
+            "type": "Container",
+            "default": {"cpu": "1", "memory": "1Gi"},
+            "defaultRequest": {"cpu": "100m"},
         }));
         let mut pod = json!({"metadata": {}, "spec": {
             "containers": [{"name": "a", "resources": {"limits": {"memory": "2Gi"}}}],

@@ -88,8 +88,8 @@ pub struct Attempt<'a> {
     /// Further writes that must be in the same commit (a quota's new usage). Filled by
     /// [`Plugin::charge`]; if one of them is outrun, it is asked again with an empty list.
     pub along: Vec<Write>,
-    /// Turns that a plugin waited for: whoever writes next in a place waits until this attempt is over. Filled by
-    /// [`Plugin::charge`], and given back before it is asked again.
+    /// Turns that a plugin waited for: whoever writes next in a place waits until this attempt is over.
+    /// Filled by [`Plugin::charge`], and given back before it is asked again.
     pub held: Vec<tokio::sync::OwnedMutexGuard<()>>,
 }
 

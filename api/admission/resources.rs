@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn a_pod_needs_what_runs_together_or_its_neediest_start() {
-        let sidecar = json!({"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": "100m"}}});
+        let mut sidecar = container("100m");
+        sidecar["restartPolicy"] = "Always".into();
         for (init, containers, expected) in [
             (vec![], vec!["1", "500m"], "1500m"),
             (vec![container("2")], vec!["1", "500m"], "2"),

@@ -176,7 +176,10 @@ mod tests {
         fill_in(&mut pod, &class()).unwrap();
         let filled = json!({
             "overhead": {"cpu": "250m"}, "nodeSelector": {"kata": "yes"},
-            "tolerations": [{"key": "a", "operator": "Exists"}, {"key": "kata", "operator": "Exists"}],
+            "tolerations": [
+                {"key": "a", "operator": "Exists"},
+                {"key": "kata", "operator": "Exists"},
+            ],
         });
         assert_eq!(pod["spec"], filled);
         fill_in(&mut pod, &class()).unwrap();

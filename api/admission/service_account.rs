@@ -284,7 +284,10 @@ mod tests {
     fn the_token_is_mounted_where_nothing_else_is() {
         let mut pod = json!({"spec": {
             "initContainers": [{"name": "i"}],
-            "containers": [{"name": "a"}, {"name": "b", "volumeMounts": [{"name": "own", "mountPath": MOUNT}]}],
+            "containers": [
+                {"name": "a"},
+                {"name": "b", "volumeMounts": [{"name": "own", "mountPath": MOUNT}]},
+            ],
         }});
         mount_token(&mut pod, || "kube-api-access-abcde".into());
         let mount = json!({"name": "kube-api-access-abcde", "readOnly": true, "mountPath": MOUNT});

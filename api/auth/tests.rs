@@ -209,7 +209,8 @@ async fn reviews_answer_as_requests_are_answered() {
             \"system:discovery\" of ClusterRole \"system:discovery\" to Group \
             \"system:authenticated\""})
     );
-    let pods = json!({"spec": {"user": "eve", "resourceAttributes": {"verb": "list", "resource": "pods"}}});
+    let wish = json!({"verb": "list", "resource": "pods"});
+    let pods = json!({"spec": {"user": "eve", "resourceAttributes": wish}});
     let answer = ask(access, "subjectaccessreviews", "x", pods).await.unwrap();
     assert_eq!(answer["status"], json!({"allowed": false}));
     let rules = json!({"spec": {"namespace": "ns"}});

@@ -117,7 +117,8 @@ pub fn stored(group: &str, resource: &str, version: &str, kind: &str) -> Stored 
     }
 }
 
-/// One object. That it is not there is said only after this member has caught up with what was committed before.
+/// One object. That it is not there is said only after this member has caught up with what was committed
+/// before.
 pub async fn find(
     objects: &Objects,
     of: &Stored,

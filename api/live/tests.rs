@@ -27,8 +27,9 @@ async fn tables_have_what_was_there_and_follow_what_comes() {
 
     let role = json!({"kind": "ClusterRole", "apiVersion": "v1", "metadata": {"name": "r"},
         "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]});
-    let binding = json!({"kind": "ClusterRoleBinding", "apiVersion": "v1", "metadata": {"name": "b"},
-        "roleRef": {"kind": "ClusterRole", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}]});
+    let reader = json!({"kind": "ClusterRole", "name": "r"});
+    let binding = json!({"kind": "ClusterRoleBinding", "apiVersion": "v1",
+        "metadata": {"name": "b"}, "roleRef": reader, "subjects": [{"kind": "User", "name": "u"}]});
     bed.put(RBAC, "clusterroles", &role).await;
     bed.put(RBAC, "clusterrolebindings", &binding).await;
     let user = crate::request::User { name: "u".into(), ..Default::default() };

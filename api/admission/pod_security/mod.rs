@@ -1,7 +1,8 @@
-//! PodSecurity: pods are as safe as the labels of their namespace ask; workloads are warned before their pods are
-//! refused.
+//! PodSecurity: pods are as safe as the labels of their namespace ask; workloads are warned before their pods
+//! are refused.
 //!
-//! Keeps: only pods are refused. Of a namespace whose level rises, the pods that are there are named in warnings.
+//! Keeps: only pods are refused. Of a namespace whose level rises, the pods that are there are named in
+//! warnings.
 
 pub mod checks;
 pub mod policy;
@@ -244,7 +245,8 @@ fn warnings_of(pods: &[&Value], total: usize, namespace: &str, standard: Standar
     let mut warnings = Vec::new();
     if pods.len() < total {
         warnings.push(format!(
-            "new PodSecurity enforce level only checked against the first {} of {total} existing pods",
+            "new PodSecurity enforce level only checked against the first {} of {total} existing \
+             pods",
             pods.len()
         ));
     }

@@ -335,7 +335,9 @@ mod tests {
             told("", "services", &service),
             "count/services=1 services=1 services.loadbalancers=1 services.nodeports=2"
         );
-        let claim = json!({"spec": {"storageClassName": "fast", "resources": {"requests": {"storage": "1Gi"}}}});
+        let claim = json!({"spec": {
+            "storageClassName": "fast", "resources": {"requests": {"storage": "1Gi"}},
+        }});
         assert_eq!(
             told("", "persistentvolumeclaims", &claim),
             "count/persistentvolumeclaims=1 \
