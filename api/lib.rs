@@ -25,6 +25,8 @@ pub mod objects;
 pub mod openapi;
 pub mod pipeline;
 pub mod request;
+pub mod sandbox;
 pub mod schema;
+pub mod server;
 
 pub use error::Status;

@@ -56,7 +56,9 @@ impl Documents {
         let rows = self.registry.snapshot();
         let value = match parts.as_slice() {
             ["version"] => Some(version()),
-            ["api"] if wants_aggregated(wish) => return Ok(Some(self.aggregated(wish, Half::Core))),
+            ["api"] if wants_aggregated(wish) => {
+                return Ok(Some(self.aggregated(wish, Half::Core)));
+            }
             ["apis"] if wants_aggregated(wish) => {
                 return Ok(Some(self.aggregated(wish, Half::Groups)));
             }

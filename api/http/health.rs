@@ -40,7 +40,10 @@ impl Health {
                 Ok(()) => text(StatusCode::OK, "ok".into()),
                 Err(why) => {
                     tracing::debug!(check = name, why, "a health check fails");
-                    text(StatusCode::INTERNAL_SERVER_ERROR, "internal server error: it fails\n".into())
+                    text(
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        "internal server error: it fails\n".into(),
+                    )
                 }
             });
         }

@@ -260,7 +260,8 @@ mod tests {
 
     #[test]
     fn paths_that_are_no_resources_stay_paths() {
-        for path in ["/api", "/api/", "/api/v1", "/api/v1/", "/apis/apps/v1", "/healthz", "/", "/x"] {
+        for path in ["/api", "/api/", "/api/v1", "/api/v1/", "/apis/apps/v1", "/healthz", "/", "/x"]
+        {
             let info = Info::read(&Method::GET, &path.parse().unwrap(), "").unwrap();
             assert!(matches!(info.what, What::Path(_)), "{path}");
         }

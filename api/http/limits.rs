@@ -40,9 +40,10 @@ impl Places {
             Verb::Get | Verb::List | Verb::Watch => &self.reads,
             _ => &self.writes,
         };
-        places.clone().try_acquire_owned().map_err(|_| {
-            Status::too_many_requests("Too many requests, please try again later.", 1)
-        })
+        places
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| Status::too_many_requests("Too many requests, please try again later.", 1))
     }
 }
 

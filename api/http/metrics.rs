@@ -1,6 +1,7 @@
 //! What the front counts, under the names that dashboards of Kubernetes know.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,15 +17,15 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::info::{Info, What};
+use crate::kinds::{Kind, Registry as Rows};
 use crate::request::Verb;
 
 const SECONDS: [f64; 22] = [
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0,
-    15.0, 20.0, 30.0, 60.0,
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0,
+    10.0, 15.0, 20.0, 30.0, 60.0,
 ];
 
-/// What a request is counted under. Names come from URLs that were authorized or refused, never from
-/// bodies.
+/// What a request is counted under.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Label {
     verb: String,
@@ -52,10 +53,20 @@ struct RequestKind {
 }
 
 impl Label {
-    pub(super) fn of(method: &Method, info: Option<&Info>) -> Label {
-        let Some(Info { what: What::Resource { request, .. }, .. }) = info else {
-            return Label { verb: method.as_str().into(), ..Label::default() };
+    pub(super) fn of(method: &Method, info: Option<&Info>, rows: &Rows) -> Label {
+        let request = match info {
+            Some(Info { what: What::Resource { request, .. }, .. }) => request,
+            _ => {
+                let known = matches!(
+                    *method,
+                    Method::GET | Method::POST | Method::PUT | Method::PATCH | Method::DELETE
+                );
+                let verb = if known { method.as_str() } else { "OTHER" };
+                return Label { verb: verb.into(), ..Label::default() };
+            }
         };
+        let of = &request.resource;
+        let row = rows.find(&of.group, &of.version, &of.resource);
         let verb = match request.verb {
             Verb::Get => "GET",
             Verb::List => "LIST",
@@ -71,12 +82,20 @@ impl Label {
             (None, Some(_)) => "namespace",
             (None, None) => "cluster",
         };
+        // What is not there is not counted by name: anybody may make up names.
+        let name = |part: &dyn Fn(&Kind) -> &Arc<str>| {
+            row.as_ref().map(|row| part(row).to_string()).unwrap_or_default()
+        };
+        let sub = request
+            .subresource
+            .as_deref()
+            .filter(|sub| row.as_ref().is_some_and(|row| row.subresource(sub).is_some()));
         Label {
             verb: verb.into(),
-            group: request.resource.group.clone(),
-            version: request.resource.version.clone(),
-            resource: request.resource.resource.clone(),
-            subresource: request.subresource.clone().unwrap_or_default(),
+            group: name(&|row| &row.group),
+            version: name(&|row| &row.version),
+            resource: name(&|row| &row.resource),
+            subresource: sub.unwrap_or_default().to_owned(),
             scope: scope.into(),
         }
     }
@@ -167,10 +186,10 @@ impl Metrics {
 }
 
 /// Counted as long as it lives.
-pub(super) struct Running(Gauge<i64, std::sync::atomic::AtomicI64>);
+pub(super) struct Running(Gauge<i64, AtomicI64>);
 
 impl Running {
-    fn new(gauge: Gauge<i64, std::sync::atomic::AtomicI64>) -> Running {
+    fn new(gauge: Gauge<i64, AtomicI64>) -> Running {
         gauge.inc();
         Running(gauge)
     }

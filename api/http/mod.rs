@@ -28,16 +28,15 @@ use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, State};
 use axum::response::IntoResponse;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT, WARNING};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, USER_AGENT, WARNING};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::authorize::forbidden;
-use crate::auth::{Attributes, Authenticator, Decision, impersonate};
+use crate::auth::{Attributes, Authenticator, Decision, Remote, impersonate};
 use crate::error::{Reason, Status};
 use crate::pipeline::{Road, connects, is_unknown_path};
 use crate::request::{self, User, Verb};
@@ -75,6 +74,8 @@ pub struct Front {
     pub pages: Vec<Page>,
     /// Where clients reach this server, as discovery says it.
     pub address: String,
+    /// Told of every request that was answered.
+    pub audit: Option<Arc<dyn Fn(&Audit<'_>) + Send + Sync>>,
     /// Ends watches when the server goes.
     pub stop: CancellationToken,
 }
@@ -93,17 +94,16 @@ pub struct Audit<'a> {
 }
 
 struct Serving {
-    front: Front,
+    front: Arc<Front>,
     documents: Documents,
     places: Places,
 }
 
 /// All of the API. The listener has put the client's certificates into the request.
 pub fn router(front: Arc<Front>) -> Router {
-    let _ = &front;
     let documents = Documents::new(front.road.registry().clone(), front.address.clone());
     let places = Places::new(&front.limits);
-    let serving = Arc::new(Serving { front: front.parts(), documents, places });
+    let serving = Arc::new(Serving { front, documents, places });
     Router::new().fallback(handle).with_state(serving)
 }
 
@@ -114,10 +114,13 @@ async fn handle(State(serving): State<Arc<Serving>>, request: Request<Body>) -> 
     let agent = parts.headers.get(USER_AGENT).and_then(|it| it.to_str().ok());
     let info = Info::read(&parts.method, &parts.uri, agent.unwrap_or_default());
     let headers = parts.headers.clone();
-    let label = metrics::Label::of(&parts.method, info.as_ref().ok());
+    let registry = serving.front.road.registry();
+    let label = metrics::Label::of(&parts.method, info.as_ref().ok(), registry);
     let mut response = match info {
         Ok(info) => {
-            let answered = serving.clone().serve(&mut parts, body, info, &label).await;
+            let answered = serving
+                .serve(id.to_str().unwrap_or_default(), &mut parts, body, info, &label)
+                .await;
             answered.unwrap_or_else(|status| refuse(&headers, &status))
         }
         Err(status) => respond::error(&headers, &status),
@@ -156,22 +159,48 @@ fn complete(response: &mut Response<Body>, id: &HeaderValue) {
     const FLOW: &str = "00000000-0000-0000-0000-000000000000";
     let headers = response.headers_mut();
     headers.insert("audit-id", id.clone());
-    headers
-        .entry("cache-control")
-        .or_insert(HeaderValue::from_static("no-cache, private"));
+    headers.entry("cache-control").or_insert(HeaderValue::from_static("no-cache, private"));
     headers.insert("x-kubernetes-pf-flowschema-uid", HeaderValue::from_static(FLOW));
     headers.insert("x-kubernetes-pf-prioritylevel-uid", HeaderValue::from_static(FLOW));
 }
 
 impl Serving {
     async fn serve(
-        self: Arc<Self>,
+        &self,
+        id: &str,
         parts: &mut Parts,
         body: Body,
         info: Info,
         label: &metrics::Label,
     ) -> Result<Response<Body>, Status> {
-        let who = self.identify(parts).await?;
+        let (who, real) = self.identify(parts).await?;
+        let (headers, method) = (parts.headers.clone(), parts.method.clone());
+        let path = parts.uri.path().to_owned();
+        let remote = parts.extensions.get::<Remote>().map(|it| it.0.ip());
+        let answered = self.answer(who.clone(), parts, body, info, label).await;
+        let response = answered.unwrap_or_else(|status| refuse(&headers, &status));
+        if let Some(audit) = &self.front.audit {
+            audit(&Audit {
+                id,
+                who: &who,
+                real: real.as_ref().unwrap_or(&who),
+                method: &method,
+                path: &path,
+                code: response.status().as_u16(),
+                address: remote,
+            });
+        }
+        Ok(response)
+    }
+
+    async fn answer(
+        &self,
+        who: User,
+        parts: &mut Parts,
+        body: Body,
+        info: Info,
+        label: &metrics::Label,
+    ) -> Result<Response<Body>, Status> {
         match &info.what {
             What::Path(path) => {
                 // Health is asked by those who know nothing else: it never waits for a place.
@@ -180,8 +209,8 @@ impl Serving {
                 self.path(parts, &path, &info).await
             }
             What::Resource { request, .. } if is_long(request) => {
-                let _running = self.front.metrics.running(label);
-                self.long(who, parts, body, info).await
+                let running = self.front.metrics.running(label);
+                self.long(who, parts, body, info, running).await
             }
             What::Resource { request, .. } => {
                 let _place = self.places.take(request.verb)?;
@@ -198,12 +227,12 @@ impl Serving {
         }
     }
 
-    /// Who asks, perhaps in another's name.
-    async fn identify(&self, parts: &Parts) -> Result<User, Status> {
+    /// Who asks; and who that really is, if it is in another's name.
+    async fn identify(&self, parts: &Parts) -> Result<(User, Option<User>), Status> {
         let found = self.front.authenticator.authenticate(parts).await?;
         let real = found.ok_or_else(Status::unauthorized)?;
         let Some(wanted) = impersonate::read(&parts.headers)? else {
-            return Ok(real);
+            return Ok((real, None));
         };
         for check in &wanted.checks {
             let attributes = check.attributes(&real);
@@ -214,7 +243,7 @@ impl Serving {
                 }
             }
         }
-        Ok(wanted.user)
+        Ok((wanted.user, Some(real)))
     }
 
     fn permit_path(&self, who: &User, method: &Method, path: &str) -> Result<(), Status> {
@@ -226,12 +255,7 @@ impl Serving {
         }
     }
 
-    async fn path(
-        &self,
-        parts: &Parts,
-        path: &str,
-        info: &Info,
-    ) -> Result<Response<Body>, Status> {
+    async fn path(&self, parts: &Parts, path: &str, info: &Info) -> Result<Response<Body>, Status> {
         if !matches!(parts.method, Method::GET | Method::HEAD) {
             return Ok(not_found());
         }
@@ -301,6 +325,7 @@ impl Serving {
         parts: &mut Parts,
         body: Body,
         info: Info,
+        running: metrics::Running,
     ) -> Result<Response<Body>, Status> {
         let What::Resource { request, rest } = info.what.clone() else {
             return Ok(not_found());
@@ -320,10 +345,15 @@ impl Serving {
             include: wish.include()?,
             clock: self.front.road.clock().clone(),
             told_columns: false,
+            _running: running,
         };
         let watch = self.front.road.watch(&who, *request).await?;
         let stop = self.front.stop.child_token();
-        if parts.headers.get("upgrade").is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+        if parts
+            .headers
+            .get("upgrade")
+            .is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        {
             let upgrade = WebSocketUpgrade::from_request_parts(parts, &()).await;
             return Ok(match upgrade {
                 Ok(upgrade) => upgrade
@@ -380,8 +410,7 @@ fn warning_values(warnings: &[String]) -> Vec<HeaderValue> {
     let mut values = Vec::new();
     for warning in seen {
         let limit = if cut { WARNING_RUNES_CUT } else { usize::MAX };
-        let text: String =
-            warning.chars().filter(|it| !it.is_control()).take(limit).collect();
+        let text: String = warning.chars().filter(|it| !it.is_control()).take(limit).collect();
         let length = text.chars().count();
         if length > left {
             break;

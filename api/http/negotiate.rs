@@ -1,7 +1,7 @@
 //! Which form of an answer the client wants: the first of its wishes that can be had.
 
-use http::header::{ACCEPT, USER_AGENT};
 use http::HeaderMap;
+use http::header::{ACCEPT, USER_AGENT};
 
 use super::info::Query;
 use crate::error::{Reason, Status};

@@ -276,9 +276,7 @@ pub(super) fn encode(form: Form, value: &Value) -> Result<Bytes, Status> {
             Ok(text.into())
         }
         Media::Json => Ok(value.to_string().into()),
-        Media::Yaml => {
-            Ok(serde_saphyr::to_string(value).map_err(Status::internal)?.into())
-        }
+        Media::Yaml => Ok(serde_saphyr::to_string(value).map_err(Status::internal)?.into()),
         Media::Protobuf => Ok(codec::encode(value)?.into()),
     }
 }

@@ -12,6 +12,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::metrics::Running;
 use super::negotiate::{Form, Media, Shape};
 use super::table::{Include, Tables, partial};
 use crate::client::EventKind;
@@ -31,6 +32,8 @@ pub(super) struct Frames {
     pub clock: Clock,
     /// Only the first table has its columns.
     pub told_columns: bool,
+    /// Counts the watch as long as it lasts.
+    pub _running: Running,
 }
 
 fn name(kind: EventKind) -> &'static str {
@@ -168,7 +171,9 @@ impl Stage {
                     frames.push(frame);
                 }
                 // The server goes: the client asks another one, from where it is.
-                Err(status) if status.is(Reason::ServiceUnavailable) => return Some((frames, true)),
+                Err(status) if status.is(Reason::ServiceUnavailable) => {
+                    return Some((frames, true));
+                }
                 Err(status) => {
                     frames.push(self.frames.error(&status));
                     return Some((frames, true));

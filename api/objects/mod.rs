@@ -14,7 +14,7 @@ use bytes::Bytes;
 use kontiki_raft::replica::Freshness;
 use kontiki_raft::{Error, Replica};
 use kontiki_storage::request::{
-    Command, KeyRange, Operation, OperationAnswer, Outcome, Range, TransactionAnswer,
+    Command, KeyRange, OperationAnswer, Outcome, Range, TransactionAnswer,
 };
 use kontiki_storage::revision::Revision;
 use kontiki_storage::view::{Pages, View};

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::Road;
 use super::options::Validation;
 use crate::codec;
 use crate::error::{Cause, Reason, Status};
@@ -34,35 +33,51 @@ pub(super) fn check(kind: &Kind, value: Value, how: Validation) -> Result<Decode
 }
 
 /// What is applied: it is only a part of an object, so nothing is filled in.
-pub(super) fn check_applied(kind: &Kind, value: &Value, how: Validation) -> Result<Decoded, Status> {
+pub(super) fn check_applied(
+    kind: &Kind,
+    value: &Value,
+    how: Validation,
+) -> Result<Decoded, Status> {
     let read = schema::reshape(&kind.schema, value.clone());
     let read = read.map_err(|why| unfit(&kind.gvk(), &why))?;
     let warnings = complaints(kind, &read.strict, how)?;
     Ok(Decoded { value: value.clone(), warnings })
 }
 
-/// The body of a subresource of another kind (Scale, Eviction, TokenRequest, Binding).
-pub(super) fn decode_foreign(
-    road: &Road,
-    gvk: &GroupVersionKind,
-    body: &Body,
-) -> Result<Value, Status> {
-    let row = road.registry.by_gvk(gvk);
-    let schema = match &row {
-        Some(row) => row.schema.clone(),
-        None => crate::schema::of_kind(gvk).ok_or_else(|| {
-            Status::internal(format!("there is no type for {gvk}"))
-        })?,
-    };
-    let mut value = read(&schema, gvk, body)?.value;
-    if let Some(fields) = value.as_object_mut() {
-        fields.insert("kind".into(), gvk.kind.as_str().into());
-        fields.insert("apiVersion".into(), gvk.group_version().to_string().into());
+/// The kind of a subresource that is not its parent's, with upstream's name of its type.
+pub(super) struct Foreign {
+    group: &'static str,
+    kind: &'static str,
+    type_name: &'static str,
+}
+
+pub(super) const SCALE: Foreign =
+    Foreign { group: "autoscaling", kind: "Scale", type_name: "io.k8s.api.autoscaling.v1.Scale" };
+pub(super) const EVICTION: Foreign =
+    Foreign { group: "policy", kind: "Eviction", type_name: "io.k8s.api.policy.v1.Eviction" };
+pub(super) const BINDING: Foreign =
+    Foreign { group: "", kind: "Binding", type_name: "io.k8s.api.core.v1.Binding" };
+pub(super) const TOKEN_REQUEST: Foreign = Foreign {
+    group: "authentication.k8s.io",
+    kind: "TokenRequest",
+    type_name: "io.k8s.api.authentication.v1.TokenRequest",
+};
+
+impl Foreign {
+    pub(super) fn schema(&self) -> crate::schema::Node {
+        crate::schema::Node::named(self.type_name)
     }
-    if let Some(row) = row {
-        default(&row, &mut value);
+
+    /// The body of its subresource.
+    pub(super) fn decode(&self, body: &Body) -> Result<Value, Status> {
+        let gvk = GroupVersionKind::new(self.group, "v1", self.kind);
+        let mut value = read(&self.schema(), &gvk, body)?.value;
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("kind".into(), self.kind.into());
+            fields.insert("apiVersion".into(), gvk.group_version().to_string().into());
+        }
+        Ok(value)
     }
-    Ok(value)
 }
 
 /// DeleteOptions: those of any group will do.
@@ -96,19 +111,14 @@ pub(super) fn read_object(bytes: &Bytes) -> Result<Value, Status> {
 }
 
 /// An applied configuration, in YAML or JSON.
-pub(super) fn read_applied(
-    bytes: &Bytes,
-    how: Validation,
-) -> Result<(Value, Vec<String>), Status> {
+pub(super) fn read_applied(bytes: &Bytes, how: Validation) -> Result<(Value, Vec<String>), Status> {
     let refused = |why: &str| Status::bad_request(format!("error decoding YAML: {why}"));
     let read = schema::decode_any(Syntax::Yaml, bytes).map_err(|why| refused(&why))?;
     if !read.value.is_object() {
         return Err(refused("the configuration is no object"));
     }
     match how {
-        Validation::Strict if !read.strict.is_empty() => {
-            Err(refused(&read.strict.join(", ")))
-        }
+        Validation::Strict if !read.strict.is_empty() => Err(refused(&read.strict.join(", "))),
         Validation::Warn => Ok((read.value, read.strict)),
         Validation::Strict | Validation::Ignore => Ok((read.value, Vec::new())),
     }
@@ -146,9 +156,7 @@ fn read(
         Body::None => Err("the body is empty".into()),
         Body::Object(value) => schema::reshape(node, value.clone()),
         Body::Bytes { content_type, bytes } => match media(content_type, bytes) {
-            Some(Media::Protobuf) => {
-                schema::reshape(node, codec::decode(bytes, Some(gvk))?.value)
-            }
+            Some(Media::Protobuf) => schema::reshape(node, codec::decode(bytes, Some(gvk))?.value),
             Some(Media::Text(syntax)) => schema::decode(node, syntax, bytes),
             None => return Err(unknown_format()),
         },
@@ -233,5 +241,5 @@ pub(super) fn complete(kind: &Kind, value: &mut Value) {
 
 /// Value rules of the schema itself.
 pub(super) fn check_schema(kind: &Kind, value: &Value) -> Vec<Cause> {
-    if kind.custom { crate::schema::rules::check(&kind.schema, value) } else { Vec::new() }
+    if kind.custom { crate::schema::validate::check(&kind.schema, value) } else { Vec::new() }
 }

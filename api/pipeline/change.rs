@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use kontiki_storage::revision::Revision;
 use serde_json::Value;
 
+use super::Road;
 use super::body;
 use super::fields::{self, Track};
 use super::metadata;
@@ -15,7 +16,6 @@ use super::options::{WriteOptions, invalid};
 use super::reply::Reply;
 use super::shown::{self, Shown};
 use super::target::Target;
-use super::Road;
 use crate::admission::{Attempt, Operation};
 use crate::error::{Cause, Status};
 use crate::kinds::Kind;
@@ -45,8 +45,7 @@ pub(super) struct Made {
     pub track: Track,
 }
 
-pub(super) type Make<'a> =
-    dyn for<'v> Fn(&'v Value) -> BoxFuture<'v, Result<Made, Status>> + Send + Sync + 'a;
+pub(super) type Make<'a> = dyn Fn(&Value) -> BoxFuture<'a, Result<Made, Status>> + Send + Sync + 'a;
 
 /// Which part of the object may change.
 #[derive(Clone, Copy)]
@@ -65,6 +64,14 @@ pub(super) struct Part {
     pub check: fn(&Value, &Value) -> Vec<Cause>,
     /// A change of it is one of the spec: the generation goes up.
     pub counts: bool,
+}
+
+/// Gives a closure the type of a [`Make`].
+pub(super) fn making<'a, F>(make: F) -> F
+where
+    F: Fn(&Value) -> BoxFuture<'a, Result<Made, Status>> + Send + Sync + 'a,
+{
+    make
 }
 
 pub(super) struct Edit<'a> {
@@ -220,8 +227,7 @@ impl Writer<'_> {
             said => match said.parse::<u64>() {
                 Ok(_) => Err(Status::modified(&kind.group_resource(), &self.target.name)),
                 Err(error) => {
-                    let why =
-                        invalid("metadata.resourceVersion", &said.into(), &error.to_string());
+                    let why = invalid("metadata.resourceVersion", &said.into(), &error.to_string());
                     Err(Status::invalid(&kind.group_kind(), &self.target.name, vec![why]))
                 }
             },

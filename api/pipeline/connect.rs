@@ -122,8 +122,13 @@ impl Road {
         let object = self.shown(&target)?.value()?.clone();
         if target.sub != "log" {
             let options = WriteOptions::for_delete(false, &Value::Null, self.clock.now());
-            let asking =
-                Writer { road: self, who, target: &target, options: &options, warnings: Vec::new() };
+            let asking = Writer {
+                road: self,
+                who,
+                target: &target,
+                options: &options,
+                warnings: Vec::new(),
+            };
             let mut attempt = asking.attempt(Operation::Connect, None);
             attempt.object = Some(options_of(&target.sub, &query));
             self.admission.mutate(&mut attempt).await?;

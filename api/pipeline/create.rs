@@ -13,6 +13,7 @@ use super::shown::{self, Shown};
 use super::target::Target;
 use crate::admission::Operation;
 use crate::error::{Reason, Status};
+use crate::kinds::Kind;
 use crate::object::meta;
 use crate::objects::{Committed, Object, Write, object};
 use crate::request::{Request, User};
@@ -32,6 +33,9 @@ impl Road {
     ) -> Result<Reply, Status> {
         let options = WriteOptions::read("CreateOptions", &request, self.clock.now())?;
         let decoded = body::decode(&target.kind, &request.body, options.validation)?;
+        if target.kind.kind.as_ref() == "Binding" && target.kind.group.is_empty() {
+            return self.bind(who, &target, &request).await;
+        }
         if !is_kept(&target) {
             return self.review(who, &target, decoded).await;
         }
@@ -52,6 +56,16 @@ impl Road {
         metadata::place(target, &mut value)?;
         let answered = self.reviewer.review(who, &target.kind, &target.namespace, value).await?;
         Ok(Reply::value(201, answered, warnings))
+    }
+}
+
+impl Road {
+    /// Objects of some kinds go by themselves.
+    pub(super) async fn expire(&self, kind: &Kind, write: Write) -> Result<Write, Status> {
+        match kind.hooks.expires_after_seconds {
+            Some(seconds) => Ok(write.with_lease(self.objects.expiring(seconds).await?)),
+            None => Ok(write),
+        }
     }
 }
 
@@ -179,7 +193,10 @@ impl Writer<'_> {
             }
         }
         Err(Status::too_many_requests(
-            format!("what has to be written with {} \"{name}\" keeps changing", kind.group_resource()),
+            format!(
+                "what has to be written with {} \"{name}\" keeps changing",
+                kind.group_resource()
+            ),
             1,
         ))
     }

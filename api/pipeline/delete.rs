@@ -102,9 +102,8 @@ impl DeleteOptions {
 
     /// Whether the object is the one that was meant.
     pub(super) fn check(&self, target: &Target, object: &Object) -> Result<(), Status> {
-        let conflict = |why: String| {
-            Err(Status::conflict(&target.kind.group_resource(), &target.name, &why))
-        };
+        let conflict =
+            |why: String| Err(Status::conflict(&target.kind.group_resource(), &target.name, &why));
         if let Some(uid) = &self.uid {
             let there = meta::uid(object.value()?);
             if uid != there {
@@ -163,12 +162,7 @@ pub(super) enum Verdict {
 }
 
 /// Pure: the same object and options at the same moment come to the same end.
-pub(super) fn decide(
-    kind: &Kind,
-    old: &Value,
-    options: &DeleteOptions,
-    now: Timestamp,
-) -> Verdict {
+pub(super) fn decide(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Verdict {
     if kind.subresource("finalize").is_some() && !meta::is_deleting(old) {
         let mut new = old.clone();
         metadata::mark_deleting(&mut new, now, None);
@@ -206,7 +200,10 @@ pub(super) fn decide(
 enum Grace {
     /// The kind knows none, or has none left.
     None,
-    Shorter { when: Timestamp, seconds: i64 },
+    Shorter {
+        when: Timestamp,
+        seconds: i64,
+    },
     /// What is asked for is not shorter than what is under way.
     Pending,
 }
@@ -272,8 +269,7 @@ impl Road {
         options: &DeleteOptions,
     ) -> Result<Reply, Status> {
         let write = WriteOptions::for_delete(options.dry_run, &options.value, self.clock.now());
-        let mut writer =
-            Writer { road: self, who, target, options: &write, warnings: Vec::new() };
+        let mut writer = Writer { road: self, who, target, options: &write, warnings: Vec::new() };
         let mut existing = target.stored(self)?;
         let mut is_newest = false;
         for _ in 0..ATTEMPTS_MAX {

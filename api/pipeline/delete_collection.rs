@@ -1,6 +1,7 @@
 //! The end of many objects, each as if it had been deleted by itself.
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::Road;
 use super::delete::DeleteOptions;
@@ -37,14 +38,13 @@ impl Road {
         let mut pages = view.pages(Range::new(narrow(&target, &selection)));
         let mut deleted: Vec<Shown> = Vec::new();
         while let Some(page) = pages.next_page(PAGE_BYTES).map_err(objects::stored)? {
-            let mut items =
-                select(&target.kind, &selection, page.into_iter().map(Object::from))?;
+            let mut items = select(&target.kind, &selection, page.into_iter().map(Object::from))?;
             items.truncate(usize::try_from(limit).unwrap_or(usize::MAX) - deleted.len());
-            let each = stream::iter(items.iter().map(Ok::<_, Status>));
-            each.map(|item| async { self.delete_item(who, &target, &options, item?).await })
-                .buffer_unordered(AT_A_TIME)
-                .try_collect::<Vec<()>>()
-                .await?;
+            let each: Vec<BoxFuture<'_, Result<(), Status>>> = items
+                .iter()
+                .map(|item| self.delete_item(who, &target, &options, item).boxed())
+                .collect();
+            stream::iter(each).buffer_unordered(AT_A_TIME).try_collect::<Vec<()>>().await?;
             deleted.append(&mut items);
             if deleted.len() as u64 >= limit {
                 break;

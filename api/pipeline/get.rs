@@ -2,11 +2,11 @@
 
 use kontiki_storage::revision::Revision;
 
+use super::Road;
 use super::options::{Version, read_version};
 use super::reply::Reply;
 use super::shown::Shown;
 use super::target::Target;
-use super::Road;
 use crate::error::Status;
 use crate::request::Request;
 

@@ -8,7 +8,7 @@ use super::reply::Reply;
 use super::target::Target;
 use crate::admission::Operation;
 use crate::error::Status;
-use crate::object::{GroupVersionKind, meta};
+use crate::object::meta;
 use crate::request::{Request, User};
 
 pub(super) async fn token(
@@ -18,8 +18,7 @@ pub(super) async fn token(
     request: &Request,
 ) -> Result<Reply, Status> {
     let options = WriteOptions::read("CreateOptions", request, road.clock.now())?;
-    let gvk = GroupVersionKind::new("authentication.k8s.io", "v1", "TokenRequest");
-    let mut wanted = body::decode_foreign(road, &gvk, &request.body)?;
+    let mut wanted = body::TOKEN_REQUEST.decode(&request.body)?;
     let named = meta::name(&wanted);
     if !named.is_empty() && named != target.name {
         return Err(Status::bad_request(format!(

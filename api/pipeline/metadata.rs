@@ -54,9 +54,13 @@ pub(super) fn place(target: &Target, object: &mut Value) -> Result<(), Status> {
 
 /// Fields of a new object that are the system's to set.
 pub(super) fn begin(kind: &Kind, object: &mut Value, now: Timestamp) {
-    for field in
-        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation", "resourceVersion"]
-    {
+    for field in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "generation",
+        "resourceVersion",
+    ] {
         meta::unset(object, field);
     }
     meta::set(object, "uid", uuid::Uuid::new_v4().to_string());
@@ -187,9 +191,7 @@ pub(super) fn check_update(object: &Value, old: &Value) -> Vec<Cause> {
             ));
         }
     }
-    for field in
-        ["name", "namespace", "uid", "deletionTimestamp", "deletionGracePeriodSeconds"]
-    {
+    for field in ["name", "namespace", "uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         let now = meta::at(object, &["metadata", field]);
         if now != meta::at(old, &["metadata", field]) {
             let now = now.cloned().unwrap_or_default();
@@ -326,8 +328,12 @@ mod tests {
         let fields: Vec<_> = check_rest(&object).into_iter().map(|it| it.field).collect();
         assert_eq!(
             fields,
-            ["metadata.labels", "metadata.labels", "metadata.ownerReferences.uid",
-             "metadata.finalizers"]
+            [
+                "metadata.labels",
+                "metadata.labels",
+                "metadata.ownerReferences.uid",
+                "metadata.finalizers"
+            ]
         );
     }
 }

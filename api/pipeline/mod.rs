@@ -15,7 +15,9 @@ mod connect;
 mod create;
 mod delete;
 mod delete_collection;
+mod fields;
 mod get;
+mod issue;
 mod list;
 mod metadata;
 mod options;
@@ -25,7 +27,6 @@ mod reply;
 mod shown;
 mod subresource;
 mod target;
-mod issue;
 mod transport;
 mod update;
 mod watch;
@@ -43,15 +44,12 @@ use crate::request::{Request, User, Verb};
 
 pub use allocation::Networks;
 pub use compaction::Compaction;
-pub use connect::Connection;
+pub use connect::{Connection, connects};
 pub use list::Listing;
 pub use reply::{Answer, Reply};
 pub use shown::Shown;
 pub use target::is_unknown_path;
-pub use watch::{Event, Watch};
-
-use options::WriteOptions;
-use target::Target;
+pub use watch::{Event, Watch, bookmark};
 
 /// What the road is made of.
 pub struct Parts {
@@ -80,16 +78,8 @@ pub struct Road {
 impl Road {
     #[must_use]
     pub fn new(parts: Parts) -> Road {
-        let Parts {
-            objects,
-            registry,
-            admission,
-            authorizer,
-            reviewer,
-            tokens,
-            networks,
-            clock,
-        } = parts;
+        let Parts { objects, registry, admission, authorizer, reviewer, tokens, networks, clock } =
+            parts;
         Road { objects, registry, admission, authorizer, reviewer, tokens, networks, clock }
     }
 

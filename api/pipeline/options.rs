@@ -4,10 +4,10 @@ use kontiki_storage::revision::Revision;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Cause, Status};
+use crate::kinds::Kind;
 use crate::object::GroupKind;
 use crate::object::selector::{Fields, Labels};
 use crate::object::time::Timestamp;
-use crate::kinds::Kind;
 use crate::request::{Options, Request};
 
 /// Longest name of a field manager.
@@ -272,10 +272,7 @@ pub(super) fn check_list(options: &Options) -> Result<(), Status> {
         }
     }
     if options.send_initial_events.is_some() {
-        causes.push(forbidden(
-            "sendInitialEvents",
-            "sendInitialEvents is forbidden for list",
-        ));
+        causes.push(forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
     }
     refuse_list(causes)
 }

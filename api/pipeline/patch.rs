@@ -5,12 +5,11 @@
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use serde_json::Value;
 
 use super::Road;
 use super::body;
-use super::change::{Edit, Made, Scope, Writer};
+use super::change::{Edit, Made, Scope, Writer, making};
 use super::fields::{self, Track};
 use super::options::{WriteOptions, forbidden, of_meta, required};
 use super::reply::Reply;
@@ -133,13 +132,13 @@ impl Road {
         }
         let kind = target.kind.clone();
         let validation = options.validation;
-        let make = |old: &Value| -> BoxFuture<'_, Result<Made, Status>> {
+        let make = making(|old| {
             let made = patch.on(&kind.schema, old).and_then(|value| {
                 let body::Decoded { value, warnings } = body::check(&kind, value, validation)?;
                 Ok(Made { value, warnings, track: Track::Update })
             });
-            Box::pin(async move { made })
-        };
+            Box::pin(std::future::ready(made))
+        });
         let edit = Edit { make: &make, create: None, scope, admits: true };
         writer.edit(&edit).await
     }
@@ -165,15 +164,17 @@ impl Road {
                 body::check(&target.kind, value, super::options::Validation::Ignore)?;
             Ok(Made { value, warnings, track: Track::Done })
         };
-        let make = |old: &Value| -> BoxFuture<'_, Result<Made, Status>> {
+        let make = making(|old| {
             let made = apply(Some(old));
-            Box::pin(async move { made })
-        };
+            Box::pin(std::future::ready(made))
+        });
         let create = || {
             self.permit_verb(writer.who, request, "create")?;
             let uid = meta::uid(patch.value());
             if !uid.is_empty() {
-                let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+                let why = format!(
+                    "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                );
                 return Err(Status::conflict(&target.kind.group_resource(), &target.name, &why));
             }
             apply(None)

@@ -114,13 +114,20 @@ fn text(value: &Value) -> Vec<u8> {
 
 /// Whether the bytes at rest are what the row shows.
 fn rests_so(kind: &Kind, rest: &[u8]) -> bool {
-    if kind.hooks.from_stored.is_some() || (kind.custom && kind.schema.has_defaults()) {
+    if kind.hooks.from_stored.is_some() || kind.hooks.defaults_on_read {
         return false;
     }
     // `{"kind":"K","apiVersion":"G/V",` piece by piece: this is asked for every event of every watch.
     let slash = if kind.group.is_empty() { "" } else { "/" };
-    let pieces = ["{\"kind\":\"", &kind.kind, "\",\"apiVersion\":\"", &kind.group, slash,
-        &kind.version, "\","];
+    let pieces = [
+        "{\"kind\":\"",
+        &kind.kind,
+        "\",\"apiVersion\":\"",
+        &kind.group,
+        slash,
+        &kind.version,
+        "\",",
+    ];
     let behind = |rest: &'_ [u8], piece: &str| rest.strip_prefix(piece.as_bytes()).map(<[u8]>::len);
     let mut left = rest;
     for piece in pieces {
@@ -141,7 +148,7 @@ pub(super) fn convert(kind: &Kind, mut value: Value) -> Value {
         fields.insert("kind".into(), kind.kind.as_ref().into());
         fields.insert("apiVersion".into(), kind.group_version().to_string().into());
     }
-    if kind.custom {
+    if kind.hooks.defaults_on_read {
         super::body::complete(kind, &mut value);
     }
     value

@@ -34,7 +34,11 @@ pub(super) fn unknown_path() -> Status {
 
 impl Road {
     pub(super) fn resolve(&self, request: &Request) -> Result<Target, Status> {
-        let kind = self.registry.find(&request.resource).ok_or_else(unknown_path)?;
+        let kind = {
+            let of = &request.resource;
+            let kind = self.registry.find(&of.group, &of.version, &of.resource);
+            kind.ok_or_else(unknown_path)?
+        };
         let target = Target {
             sub: request.subresource.clone().unwrap_or_default(),
             namespace: request.namespace.clone().unwrap_or_default(),

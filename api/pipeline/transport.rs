@@ -75,9 +75,7 @@ impl Transport for InProcess {
 
 fn told(watch: &Watch, event: &Event) -> Result<client::Event, Status> {
     Ok(match event {
-        Event::Object { kind, shown, .. } => {
-            client::Event { kind: *kind, object: shown.json()? }
-        }
+        Event::Object { kind, shown, .. } => client::Event { kind: *kind, object: shown.json()? },
         Event::Bookmark { revision, initial } => client::Event {
             kind: client::EventKind::Bookmark,
             object: text(&bookmark(watch.kind(), *revision, *initial)),

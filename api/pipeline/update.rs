@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Road;
 use super::body;
-use super::change::{Edit, Made, Scope, Writer};
+use super::change::{Edit, Made, Scope, Writer, making};
 use super::fields::Track;
 use super::options::WriteOptions;
 use super::reply::Reply;
@@ -52,10 +52,7 @@ impl Road {
             warnings: decoded.warnings.clone(),
             track: Track::Update,
         };
-        let make = |_: &serde_json::Value| -> futures::future::BoxFuture<'_, Result<Made, Status>> {
-            let made = made(&decoded);
-            Box::pin(async move { Ok(made) })
-        };
+        let make = making(|_| Box::pin(std::future::ready(Ok(made(&decoded)))));
         let create = || {
             self.permit_verb(who, &request, "create")?;
             let mut made = made(&decoded);

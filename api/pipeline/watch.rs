@@ -133,8 +133,8 @@ impl Road {
             Start::After(revision) => (None, revision),
             Start::Now => (None, view.revision()),
             Start::Newest | Start::Any | Start::NotBefore(_) => {
-                let marks_end = options.send_initial_events == Some(true)
-                    && options.allow_watch_bookmarks;
+                let marks_end =
+                    options.send_initial_events == Some(true) && options.allow_watch_bookmarks;
                 (Some(State::new(&view, range.clone(), marks_end)), view.revision())
             }
         };

@@ -54,7 +54,11 @@ enum Step {
     Below(String),
     Index(i64),
     All,
-    Where { path: String, operator: String, value: Option<Value> },
+    Where {
+        path: String,
+        operator: String,
+        value: Option<Value>,
+    },
 }
 
 fn steps(mut path: &str) -> Option<Vec<Step>> {

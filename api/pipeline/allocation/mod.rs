@@ -78,9 +78,7 @@ impl Road {
         if !concerns(&target.kind) || !matches!(target.sub.as_str(), "") {
             return Ok(Vec::new());
         }
-        let refuse = |causes| {
-            Err(Status::invalid(&target.kind.group_kind(), &target.name, causes))
-        };
+        let refuse = |causes| Err(Status::invalid(&target.kind.group_kind(), &target.name, causes));
         let plan = match plan::plan(new, old, &self.networks) {
             Ok(plan) => plan,
             Err(causes) => return refuse(causes),
@@ -215,15 +213,15 @@ impl Road {
                 "provided port is not in the valid range. The range of valid ports is {first}-{last}"
             )));
         }
-        let held = !own.contains(&port) && self.objects.get(&ports(), "", &port.to_string())?.is_some();
+        let held =
+            !own.contains(&port) && self.objects.get(&ports(), "", &port.to_string())?.is_some();
         Ok(held.then(|| "provided port is already allocated".into()))
     }
 
     fn free_port(&self, own: &[u16]) -> Result<u16, Status> {
         let range = self.networks.node_ports.clone();
         let is_free = |port: u16| -> Result<bool, Status> {
-            Ok(!own.contains(&port)
-                && self.objects.get(&ports(), "", &port.to_string())?.is_none())
+            Ok(!own.contains(&port) && self.objects.get(&ports(), "", &port.to_string())?.is_none())
         };
         for _ in 0..GUESSES {
             let port = rand::random_range(range.clone());
@@ -257,7 +255,9 @@ fn free_address(
     let (first, count) = usable(net);
     let reserved = (count / 16).clamp(16.min(count), 256);
     let nth = |number: u128| match net {
-        IpNet::V4(_) => IpAddr::from(u32::try_from(first + number).unwrap_or(u32::MAX).to_be_bytes()),
+        IpNet::V4(_) => {
+            IpAddr::from(u32::try_from(first + number).unwrap_or(u32::MAX).to_be_bytes())
+        }
         IpNet::V6(_) => IpAddr::from((first + number).to_be_bytes()),
     };
     if count > reserved {
@@ -282,9 +282,7 @@ fn free_address(
 fn usable(net: &IpNet) -> (u128, u128) {
     let (start, size) = match net {
         IpNet::V4(net) => (u128::from(u32::from(net.network())), 1u128 << (32 - net.prefix_len())),
-        IpNet::V6(net) => {
-            (u128::from(net.network()), 1u128 << (128 - net.prefix_len()).min(64))
-        }
+        IpNet::V6(net) => (u128::from(net.network()), 1u128 << (128 - net.prefix_len()).min(64)),
     };
     // Neither the network's address nor, in IPv4, the one for all.
     let taken = if matches!(net, IpNet::V4(_)) { 2 } else { 1 };

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
-use super::Networks;
 use super::super::options::invalid;
+use super::Networks;
 use crate::error::Cause;
 use crate::object::meta;
 
@@ -114,10 +114,15 @@ pub(super) fn plan(
     if let Some(old) = old {
         let kept: Vec<IpAddr> = plan.ips.iter().filter_map(|it| it.kept).collect();
         plan.released_ips = ips_of(old).into_iter().filter(|it| !kept.contains(it)).collect();
-        let kept: Vec<u16> = plan.ports.iter().chain(&plan.health_check).filter_map(|it| match it {
-            Port::Kept(number) => Some(*number),
-            _ => None,
-        }).collect();
+        let kept: Vec<u16> = plan
+            .ports
+            .iter()
+            .chain(&plan.health_check)
+            .filter_map(|it| match it {
+                Port::Kept(number) => Some(*number),
+                _ => None,
+            })
+            .collect();
         plan.released_ports = ports_of(old).into_iter().filter(|it| !kept.contains(it)).collect();
     }
     Ok(plan)
@@ -183,8 +188,8 @@ fn drop_unneeded(new: &mut Value, old: &Value) {
     }
     let same = |field: &str| meta::at(new, &["spec", field]) == meta::at(old, &["spec", field]);
     if needs_ip(old) && !needs_ip(new) && same("clusterIP") && same("clusterIPs") {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy",
-            "internalTrafficPolicy"]
+        for field in
+            ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
         {
             spec(new).remove(field);
         }
@@ -272,11 +277,8 @@ fn plan_ips(
         return Err(vec![invalid("spec.clusterIPs[0]", &json!(said), why)]);
     }
     let named = list(new, "ipFamilies");
-    let mut families: Vec<&str> = if named.is_empty() {
-        wanted.iter().map(family).collect()
-    } else {
-        named
-    };
+    let mut families: Vec<&str> =
+        if named.is_empty() { wanted.iter().map(family).collect() } else { named };
     if families.is_empty() {
         families.extend(networks.services.first().map(family_of));
     }
@@ -315,8 +317,7 @@ fn plan_ports(plan: &mut Plan, new: &Value, old: Option<&Value>) {
         }
     }
     if needs_health_check(new) {
-        plan.health_check =
-            Some(want(health_check_of(new), "spec.healthCheckNodePort".into()));
+        plan.health_check = Some(want(health_check_of(new), "spec.healthCheckNodePort".into()));
     }
 }
 
@@ -337,7 +338,8 @@ impl Plan {
             spec.insert("clusterIPs".into(), json!(texts));
         }
         let entries = new.pointer_mut("/spec/ports").and_then(Value::as_array_mut);
-        for (port, number) in entries.into_iter().flatten().zip(ports.iter().take(self.ports.len())) {
+        for (port, number) in entries.into_iter().flatten().zip(ports.iter().take(self.ports.len()))
+        {
             port["nodePort"] = (*number).into();
         }
         if self.health_check.is_some()

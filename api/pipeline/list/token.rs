@@ -39,8 +39,9 @@ impl Token {
 
     pub(super) fn read(text: &str) -> Result<Token, Status> {
         let refused = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-        let json =
-            URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|it| refused(&it.to_string()))?;
+        let json = URL_SAFE_NO_PAD
+            .decode(text.trim_end_matches('='))
+            .map_err(|it| refused(&it.to_string()))?;
         let wire: Wire = serde_json::from_slice(&json).map_err(|it| refused(&it.to_string()))?;
         if wire.v != VERSION {
             return Err(refused(&format!(

@@ -2,12 +2,11 @@
 //!
 //! Keeps: a pod is bound once. What has a node, is being deleted or is held back by gates stays as it is.
 
-use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::super::Road;
 use super::super::body;
-use super::super::change::{Edit, Made, Part, Scope, Writer};
+use super::super::change::{Edit, Made, Part, Scope, Writer, making};
 use super::super::fields::Track;
 use super::super::metadata;
 use super::super::options::{WriteOptions, required, unsupported};
@@ -17,7 +16,7 @@ use super::success;
 use crate::admission::Operation;
 use crate::error::Status;
 use crate::object::time::Timestamp;
-use crate::object::{GroupKind, GroupResource, GroupVersionKind, meta};
+use crate::object::{GroupKind, GroupResource, meta};
 use crate::request::{Request, User};
 
 const PART: Part = Part { prepare: |_, _| {}, check: |_, _| Vec::new(), counts: false };
@@ -31,8 +30,7 @@ impl Road {
         request: &Request,
     ) -> Result<Reply, Status> {
         let options = WriteOptions::read("CreateOptions", request, self.clock.now())?;
-        let gvk = GroupVersionKind::new("", "v1", "Binding");
-        let mut binding = body::decode_foreign(self, &gvk, &request.body)?;
+        let mut binding = body::BINDING.decode(&request.body)?;
         metadata::place(target, &mut binding)?;
         if target.name.is_empty() {
             let pods = self.registry.find("", "v1", "pods");
@@ -58,8 +56,7 @@ impl Road {
         options: &WriteOptions,
         binding: Value,
     ) -> Result<Reply, Status> {
-        let mut writer =
-            Writer { road: self, who, target, options, warnings: Vec::new() };
+        let mut writer = Writer { road: self, who, target, options, warnings: Vec::new() };
         let mut attempt = writer.attempt(Operation::Create, None);
         attempt.object = Some(binding);
         self.admission.mutate(&mut attempt).await?;
@@ -67,12 +64,11 @@ impl Road {
         let binding = attempt.object.take().unwrap_or_default();
         check(&binding)?;
         let now = options.now;
-        let make = |pod: &Value| -> BoxFuture<'_, Result<Made, Status>> {
+        let make = making(|pod| {
             let made = bound(pod, &binding, now);
-            Box::pin(async move {
-                Ok(Made { value: made?, warnings: Vec::new(), track: Track::Done })
-            })
-        };
+            let made = made.map(|value| Made { value, warnings: Vec::new(), track: Track::Done });
+            Box::pin(std::future::ready(made))
+        });
         let edit = Edit { make: &make, create: None, scope: Scope::Part(PART), admits: false };
         let Reply { warnings, .. } = writer.edit(&edit).await?;
         Ok(Reply::value(201, success(), warnings))
@@ -98,9 +94,8 @@ fn check(binding: &Value) -> Result<(), Status> {
 /// The pod with its node. Pure.
 fn bound(pod: &Value, binding: &Value, now: Timestamp) -> Result<Value, Status> {
     let name = meta::name(pod);
-    let refuse = |why: String| {
-        Err(Status::conflict(&GroupResource::new("", "pods/binding"), name, &why))
-    };
+    let refuse =
+        |why: String| Err(Status::conflict(&GroupResource::new("", "pods/binding"), name, &why));
     let uid = meta::uid(binding);
     if !uid.is_empty() && uid != meta::uid(pod) {
         return refuse(format!(
@@ -201,9 +196,11 @@ mod tests {
     #[test]
     fn what_is_held_back_or_going_is_not_bound() {
         let now = Timestamp::from_seconds(0);
-        let gated = json!({"metadata": {"name": "p"}, "spec": {"schedulingGates": [{"name": "g"}]}});
+        let gated =
+            json!({"metadata": {"name": "p"}, "spec": {"schedulingGates": [{"name": "g"}]}});
         assert!(bound(&gated, &binding(), now).is_err());
-        let going = json!({"metadata": {"name": "p", "deletionTimestamp": now.rfc3339()}, "spec": {}});
+        let going =
+            json!({"metadata": {"name": "p", "deletionTimestamp": now.rfc3339()}, "spec": {}});
         assert!(bound(&going, &binding(), now).is_err());
     }
 }

@@ -19,7 +19,7 @@ use crate::admission::Operation;
 use crate::error::{Cause, Reason, Status};
 use crate::object::selector::Labels;
 use crate::object::time::Timestamp;
-use crate::object::{GroupResource, GroupVersionKind, meta};
+use crate::object::{GroupResource, meta};
 use crate::objects::{Committed, Object, Write};
 use crate::request::{Request, User};
 
@@ -36,21 +36,15 @@ impl Road {
         request: Request,
     ) -> Result<Reply, Status> {
         let options = WriteOptions::read("CreateOptions", &request, self.clock.now())?;
-        let gvk = GroupVersionKind::new("policy", "v1", "Eviction");
-        let eviction = body::decode_foreign(self, &gvk, &request.body)?;
+        let eviction = body::EVICTION.decode(&request.body)?;
         if meta::name(&eviction) != target.name {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
         let wanted = eviction.get("deleteOptions").cloned().unwrap_or_else(|| json!({}));
         let mut delete = DeleteOptions::read(wanted)?;
         delete.dry_run |= options.dry_run;
-        let writer = Writer {
-            road: self,
-            who,
-            target: &target,
-            options: &options,
-            warnings: Vec::new(),
-        };
+        let writer =
+            Writer { road: self, who, target: &target, options: &options, warnings: Vec::new() };
         let mut attempt = writer.attempt(Operation::Create, None);
         attempt.object = Some(eviction);
         self.admission.mutate(&mut attempt).await?;
@@ -149,16 +143,16 @@ fn may_ignore_budgets(pod: &Value) -> bool {
 
 fn is_ready(pod: &Value) -> bool {
     let conditions = meta::at(pod, &["status", "conditions"]).and_then(Value::as_array);
-    conditions.into_iter().flatten().any(|it| {
-        meta::text(it, &["type"]) == "Ready" && meta::text(it, &["status"]) == "True"
-    })
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|it| meta::text(it, &["type"]) == "Ready" && meta::text(it, &["status"]) == "True")
 }
 
 /// The budget with the pod charged to it; `None` where the pod may go without; or why it may not go.
 fn charge(pod: &Value, budget: &Value, now: Timestamp) -> Result<Option<Value>, Status> {
-    let number = |field: &str| {
-        meta::at(budget, &["status", field]).and_then(Value::as_i64).unwrap_or(0)
-    };
+    let number =
+        |field: &str| meta::at(budget, &["status", field]).and_then(Value::as_i64).unwrap_or(0);
     let name = meta::name(budget);
     let (healthy, desired) = (number("currentHealthy"), number("desiredHealthy"));
     if !is_ready(pod) {
@@ -168,7 +162,8 @@ fn charge(pod: &Value, budget: &Value, now: Timestamp) -> Result<Option<Value>, 
         }
     }
     if number("observedGeneration") < meta::generation(budget) {
-        let message = format!("The disruption budget {name} is still being processed by the server.");
+        let message =
+            format!("The disruption budget {name} is still being processed by the server.");
         return Err(refused(message).with_retry_after(10));
     }
     let forbidden = |why: &str| {

@@ -10,9 +10,7 @@ use crate::object::meta;
 /// The part that a subresource stands for; `None` where it is not one of this sort.
 pub(super) fn of(sub: &str) -> Option<Part> {
     Some(match sub {
-        "ephemeralcontainers" => {
-            Part { prepare: only_ephemeral, check: only_added, counts: true }
-        }
+        "ephemeralcontainers" => Part { prepare: only_ephemeral, check: only_added, counts: true },
         "resize" => Part { prepare: only_resources, check: same_containers, counts: true },
         "approval" => Part { prepare: only_conditions, check: no_rules, counts: false },
         "finalize" => Part { prepare: only_finalizers, check: no_rules, counts: false },

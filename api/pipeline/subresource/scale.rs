@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::super::Road;
 use super::super::body;
-use super::super::change::{Edit, Made, Part, Scope, Writer};
+use super::super::change::{Edit, Made, Part, Scope, Writer, making};
 use super::super::fields::Track;
 use super::super::options::WriteOptions;
 use super::super::patch::{Patch, check_options};
@@ -19,7 +18,7 @@ use crate::client::PatchKind;
 use crate::error::Status;
 use crate::kinds::kind::ScalePaths;
 use crate::object::selector::Labels;
-use crate::object::{GroupKind, GroupVersionKind, meta};
+use crate::object::{GroupKind, meta};
 use crate::request::{Request, User, Verb};
 
 const PART: Part = Part { prepare: |_, _| {}, check: |_, _| Vec::new(), counts: true };
@@ -93,8 +92,7 @@ impl Road {
                 return shown(&paths, reply);
             }
             Verb::Update => {
-                let gvk = GroupVersionKind::new("autoscaling", "v1", "Scale");
-                let value = body::decode_foreign(self, &gvk, &request.body)?;
+                let value = body::SCALE.decode(&request.body)?;
                 if meta::name(&value) != target.name {
                     return Err(Status::bad_request(format!(
                         "the name of the object ({}) does not match the name on the URL ({})",
@@ -113,52 +111,70 @@ impl Road {
         let options = WriteOptions::read(kind, &request, self.clock.now())?;
         let mut writer =
             Writer { road: self, who, target: &target, options: &options, warnings: Vec::new() };
-        let wish = Arc::new(wish);
-        let make = |old: &Value| -> BoxFuture<'_, Result<Made, Status>> {
-            let (wish, paths, target, options) = (wish.clone(), &paths, &target, &options);
-            let old = old.clone();
-            Box::pin(async move {
-                let before = scale_of(paths, &old);
-                let scale = self.wished(&wish, &before)?;
-                let asking =
-                    Writer { road: self, who, target, options, warnings: Vec::new() };
-                let mut attempt = asking.attempt(Operation::Update, Some(&before));
-                attempt.object = Some(scale);
-                self.admission.mutate(&mut attempt).await?;
-                let scale = attempt.object.clone().unwrap_or_default();
-                check(target, &scale)?;
-                self.admission.validate(&mut attempt).await?;
-                let mut value = old.clone();
-                let replicas = at(&scale, "spec.replicas").and_then(Value::as_i64).unwrap_or(0);
-                set(&mut value, &paths.spec_replicas, replicas.into());
-                meta::set(&mut value, "resourceVersion", meta::resource_version(&scale));
-                let said = meta::resource_version(&scale);
-                if said.is_empty() {
-                    meta::copy_field(&mut value["metadata"], &old["metadata"], "resourceVersion");
-                }
-                meta::set(&mut value, "uid", meta::uid(&scale));
-                let warnings = std::mem::take(&mut attempt.warnings);
-                Ok(Made { value, warnings, track: Track::Update })
-            })
+        let rescale = Rescale {
+            road: self,
+            who,
+            target: &target,
+            options: &options,
+            paths: &paths,
+            wish: Arc::new(wish),
         };
+        let make = making(move |old| {
+            let (rescale, old) = (rescale.clone(), old.clone());
+            Box::pin(async move { rescale.of(&old).await })
+        });
         let edit = Edit { make: &make, create: None, scope: Scope::Part(PART), admits: false };
-        shown(&target.kind.scale.clone().ok_or_else(unknown_path)?, writer.edit(&edit).await?)
+        let reply = writer.edit(&edit).await?;
+        shown(&paths, reply)
     }
+}
 
-    fn wished(&self, wish: &Wish, before: &Value) -> Result<Value, Status> {
-        match wish {
+/// How the object is made that has the scale that is wished for.
+#[derive(Clone)]
+struct Rescale<'a> {
+    road: &'a Road,
+    who: &'a User,
+    target: &'a Target,
+    options: &'a WriteOptions,
+    paths: &'a ScalePaths,
+    wish: Arc<Wish>,
+}
+
+impl Rescale<'_> {
+    async fn of(&self, old: &Value) -> Result<Made, Status> {
+        let Rescale { road, who, target, options, paths, wish } = self;
+        let before = scale_of(paths, old);
+        let scale = wish.on(&before)?;
+        let asking = Writer { road, who, target, options, warnings: Vec::new() };
+        let mut attempt = asking.attempt(Operation::Update, Some(&before));
+        attempt.object = Some(scale);
+        road.admission.mutate(&mut attempt).await?;
+        let scale = attempt.object.clone().unwrap_or_default();
+        check(target, &scale)?;
+        road.admission.validate(&mut attempt).await?;
+        let mut value = old.clone();
+        let replicas = at(&scale, "spec.replicas").and_then(Value::as_i64).unwrap_or(0);
+        set(&mut value, &paths.spec_replicas, replicas.into());
+        meta::set(&mut value, "uid", meta::uid(&scale));
+        let said = meta::resource_version(&scale);
+        if !said.is_empty() {
+            meta::set(&mut value, "resourceVersion", said);
+        }
+        let warnings = std::mem::take(&mut attempt.warnings);
+        Ok(Made { value, warnings, track: Track::Update })
+    }
+}
+
+impl Wish {
+    /// The Scale that is wanted in the place of the one that is there.
+    fn on(&self, before: &Value) -> Result<Value, Status> {
+        match self {
             Wish::Put(value) => Ok(value.clone()),
             // Its one field has one owner: what is applied is what is wanted.
             Wish::Patch(patch) if patch.kind == PatchKind::Apply => {
                 Ok(crate::merge::merge(before.clone(), patch.value()))
             }
-            Wish::Patch(patch) => {
-                let kind = self.registry.by_gvk(&GroupVersionKind::new("autoscaling", "v1", "Scale"));
-                let schema = kind.map(|it| it.schema.clone()).unwrap_or_else(|| {
-                    crate::schema::Node::named("io.k8s.api.autoscaling.v1.Scale").into()
-                });
-                patch.on(&schema, before)
-            }
+            Wish::Patch(patch) => patch.on(&body::SCALE.schema(), before),
         }
     }
 }
