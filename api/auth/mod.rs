@@ -136,4 +136,6 @@ pub trait TokenIssuer: Send + Sync {
 }
 
 #[cfg(test)]
+mod road_tests;
+#[cfg(test)]
 mod tests;
