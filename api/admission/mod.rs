@@ -193,7 +193,7 @@ pub fn plugins(sources: &Sources, deny_external_ips: bool) -> Chain {
     if deny_external_ips {
         all.push(Arc::new(external_ips::DenyServiceExternalIps));
     }
-    all.push(Arc::new(quota::ResourceQuota::new(objects(), clock.clone())));
+    all.push(Arc::new(quota::ResourceQuota::new(live(), objects(), clock.clone())));
     Chain(all)
 }
 

@@ -143,11 +143,25 @@ async fn nothing_is_made_where_there_is_no_namespace_or_no_account() {
     );
     assert_eq!(status.details().unwrap().causes[0].reason, "NamespaceTerminating");
     bed.put("", "namespaces", &namespace("ns", json!({}), "Active")).await;
+    let mut foreign = pod("ns", "p");
+    foreign["spec"]["serviceAccountName"] = "bot".into();
     assert_eq!(
-        told(pod("ns", "p")).await.message(),
-        "pods \"p\" is forbidden: error looking up service account ns/default: serviceaccount \
-         \"default\" not found"
+        told(foreign).await.message(),
+        "pods \"p\" is forbidden: error looking up service account ns/bot: serviceaccount \
+         \"bot\" not found"
     );
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_the_account_that_every_namespace_gets() {
+    let bed = Bed::of(1).await;
+    let master = Master::start(bed.objects()).await;
+    bed.put("", "namespaces", &namespace("ns", json!({}), "Active")).await;
+    let early = async { master.create("", "pods", pod("ns", "p")).await.map(|_| ()) };
+    let account = account("ns", "default");
+    let later = bed.put("", "serviceaccounts", &account);
+    let (early, _) = tokio::join!(early, later);
+    early.unwrap();
 }
 
 #[tokio::test]
