@@ -9,6 +9,8 @@
 
 pub mod admission;
 pub mod auth;
+#[cfg(test)]
+mod bed;
 pub mod bootstrap;
 pub mod client;
 pub mod cluster;

@@ -107,6 +107,7 @@ impl Server {
             live: live.clone(),
             objects: objects.clone(),
             authorizer: authorizer.clone(),
+            clock: clock.clone(),
         };
         let reviewer = Arc::new(Reviews::new(
             authentication.clone(),

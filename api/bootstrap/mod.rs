@@ -1,7 +1,7 @@
 //! What every cluster holds, and is brought back to at each start.
 //!
-//! Keeps: it writes only what differs, so a cluster that has all of it sees no change. What an administrator took
-//! out of its hands (an annotation says so) stays as it is.
+//! Keeps: it writes only what differs, so a cluster that has all of it sees no change. What an administrator
+//! took out of its hands (an annotation says so) stays as it is.
 //! Never: takes a permission away from a default role; it only adds what is missing.
 
 mod defaults;
