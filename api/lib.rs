@@ -1,10 +1,11 @@
-//! What the cluster means: fronts over one road of objects.
+//! What the cluster means: fronts over one road of objects, and over one replicated store.
 //!
 //! Modules in reading order: [`object`] and [`error`] are the nouns, [`schema`] what a type looks like,
 //! [`kinds`] which types there are and how each behaves, [`codec`] and [`merge`] bytes and patches,
 //! [`objects`] how objects rest in the store, [`live`] what is followed there, [`request`] what may be asked,
 //! [`auth`] and [`admission`] who is asked about it, [`pipeline`] the road itself, [`http`] its REST front,
-//! [`client`] how the rest of the house asks. `docs/api.md` draws the rooms and who may know whom.
+//! [`client`] how the rest of the house asks. [`server`] puts them together. [`listener`] takes TLS connections for every front, [`cluster`] is the front for
+//! masters and operators. `docs/api.md` draws the rooms and who may know whom.
 
 pub mod admission;
 pub mod auth;
@@ -12,12 +13,14 @@ pub mod auth;
 mod bed;
 pub mod bootstrap;
 pub mod client;
+pub mod cluster;
 pub mod codec;
 pub mod discovery;
 pub mod document;
 pub mod error;
 pub mod http;
 pub mod kinds;
+pub mod listener;
 pub mod live;
 pub mod merge;
 pub mod object;

@@ -107,7 +107,7 @@ impl Sandbox {
                 tracing::error!(%error, "the sandbox serves no more");
             }
         });
-        tokio::time::timeout(PATIENCE, server.live().ready()).await.expect("the tables are read");
+        tokio::time::timeout(PATIENCE, server.ready()).await.expect("the server becomes ready");
         Sandbox { server, address, replica, stop, tasks, directory }
     }
 

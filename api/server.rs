@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use kontiki_raft::Replica;
@@ -78,6 +79,8 @@ pub struct Server {
     front: Arc<Front>,
     live: Arc<Live>,
     bootstrap: Arc<bootstrap::Config>,
+    /// What every cluster holds is there.
+    begun: Arc<watch::Sender<bool>>,
     stop: CancellationToken,
 }
 
@@ -123,7 +126,8 @@ impl Server {
             clock,
         }));
         let health = Arc::new(Health::default());
-        watch_over(&health, &replica, &live);
+        let begun = Arc::new(watch::Sender::new(false));
+        watch_over(&health, &replica, &live, begun.subscribe());
         let front = Arc::new(Front {
             road: road.clone(),
             authenticator: config.authenticator.unwrap_or(authentication),
@@ -137,7 +141,7 @@ impl Server {
             stop: stop.clone(),
         });
         let bootstrap = Arc::new(config.bootstrap);
-        Ok(Server { road, front, live, bootstrap, stop })
+        Ok(Server { road, front, live, bootstrap, begun, stop })
     }
 
     /// For the listener.
@@ -149,6 +153,12 @@ impl Server {
     #[must_use]
     pub fn road(&self) -> &Arc<Road> {
         &self.road
+    }
+
+    /// Waits until requests can be served: the tables are read, and what every cluster holds is there.
+    pub async fn ready(&self) {
+        // The sender lives as long as this does.
+        let _ = self.begun.subscribe().wait_for(|begun| *begun).await;
     }
 
     #[must_use]
@@ -179,6 +189,7 @@ impl Server {
         let begun = async {
             self.live.ready().await;
             bootstrap::bootstrap_until_done(&client, &self.bootstrap).await;
+            self.begun.send_replace(true);
         };
         tokio::select! {
             () = self.stop.cancelled() => {}
@@ -190,7 +201,7 @@ impl Server {
 }
 
 /// What has to be well before a client should come here.
-fn watch_over(health: &Health, replica: &Replica, live: &Arc<Live>) {
+fn watch_over(health: &Health, replica: &Replica, live: &Arc<Live>, begun: watch::Receiver<bool>) {
     let store = replica.clone();
     health.add(Check {
         name: "store",
@@ -209,6 +220,16 @@ fn watch_over(health: &Health, replica: &Replica, live: &Arc<Live>) {
             Box::pin(async move {
                 let filled = futures::FutureExt::now_or_never(live.ready());
                 filled.ok_or_else(|| "they are being read".to_owned())
+            })
+        }),
+    });
+    health.add(Check {
+        name: "bootstrap",
+        live: false,
+        ask: Arc::new(move || {
+            let begun = *begun.borrow();
+            Box::pin(async move {
+                if begun { Ok(()) } else { Err("the cluster's defaults are being made".into()) }
             })
         }),
     });

@@ -61,7 +61,8 @@ fn open(
 ) -> Result<Decoded, Fault> {
     let Some(envelope) = bytes.strip_prefix(PREFIX) else {
         return Err(Fault::from(
-            "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]",
+            "provided data does not appear to be a protobuf message, expected prefix \
+             [107 56 115 0]",
         ));
     };
     let envelope = Plain::read(envelope)?;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::header::{
+    ACCEPT, CACHE_CONTROL, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH, LOCATION, VARY,
+};
 use http::{Response, StatusCode};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -13,8 +15,9 @@ use super::negotiate::Media;
 use super::respond::Wish;
 use crate::discovery::{self, AGGREGATED_TYPE, Half};
 use crate::document::Document;
-use crate::error::Status;
+use crate::error::{Reason, Status};
 use crate::kinds::Registry;
+use crate::openapi::{OpenApi, V2_PROTOBUF_TYPE, V2_PROTOBUF_TYPE_ASKED};
 
 /// A document that is not the API's own.
 #[derive(Clone)]
@@ -37,12 +40,14 @@ pub(super) struct Documents {
     registry: Arc<Registry>,
     address: String,
     /// Both halves of aggregated discovery as of so many changes of the registry.
+    openapi: OpenApi,
     aggregated: Mutex<Option<(u64, Arc<Document>, Arc<Document>)>>,
 }
 
 impl Documents {
     pub(super) fn new(registry: Arc<Registry>, address: String) -> Documents {
-        Documents { registry, address, aggregated: Mutex::new(None) }
+        let openapi = OpenApi::new(&git_version());
+        Documents { registry, address, openapi, aggregated: Mutex::new(None) }
     }
 
     /// `None`: there is no such document.
@@ -67,6 +72,8 @@ impl Documents {
             ["apis", group] => discovery::group(&rows, group),
             ["api", version] => discovery::resources(&rows, "", version),
             ["apis", group, version] => discovery::resources(&rows, group, version),
+            ["openapi", "v2"] => return self.v2(wish).map(Some),
+            ["openapi", "v3", name @ ..] => return Ok(self.v3(&name.join("/"), wish)),
             [""] => Some(self.paths()),
             _ => None,
         };
@@ -87,6 +94,54 @@ impl Documents {
             document
         };
         tagged(wish, &document, AGGREGATED_TYPE)
+    }
+
+    fn v2(&self, wish: &Wish<'_>) -> Result<Response<Body>, Status> {
+        let rows = self.registry.snapshot();
+        for clause in accepted(wish) {
+            let media = clause.split(';').next().unwrap_or_default().trim();
+            if media == V2_PROTOBUF_TYPE || media == V2_PROTOBUF_TYPE_ASKED {
+                return Ok(tagged(wish, &self.openapi.v2_protobuf(&rows), V2_PROTOBUF_TYPE));
+            }
+            if is_json(media) {
+                return Ok(tagged(wish, &self.openapi.v2(&rows), "application/json"));
+            }
+        }
+        Err(not_acceptable())
+    }
+
+    /// All of version 3, or one of its documents. With the right hash it may be kept for ever.
+    fn v3(&self, name: &str, wish: &Wish<'_>) -> Option<Response<Body>> {
+        let rows = self.registry.snapshot();
+        if !accepted(wish).iter().any(|it| is_json(it.split(';').next().unwrap_or_default().trim()))
+        {
+            return Some(super::respond::error(wish.headers, &not_acceptable()));
+        }
+        if name.is_empty() {
+            return Some(tagged(wish, &self.openapi.v3_root(&rows), "application/json"));
+        }
+        let hash = wish.query.get("hash").filter(|it| !it.is_empty());
+        let document = self.openapi.v3(&rows, name)?;
+        let Some(hash) = hash else {
+            return Some(tagged(wish, &document, "application/json"));
+        };
+        if hash != document.etag {
+            let url = format!("/openapi/v3/{name}?hash={}", document.etag);
+            let mut moved = Response::new(Body::empty());
+            *moved.status_mut() = StatusCode::MOVED_PERMANENTLY;
+            let url = HeaderValue::try_from(url).expect("a name that is known is plain text");
+            moved.headers_mut().insert(LOCATION, url);
+            return Some(moved);
+        }
+        let mut response = tagged(wish, &document, "application/json");
+        let for_ever = HeaderValue::from_static("public, immutable");
+        response.headers_mut().insert(CACHE_CONTROL, for_ever);
+        let expires = wish.now.plus_seconds(365 * 24 * 3600);
+        let expires = expires.moment().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        if let Ok(expires) = HeaderValue::try_from(expires) {
+            response.headers_mut().insert(EXPIRES, expires);
+        }
+        Some(response)
     }
 
     /// `/`: what there is to ask for.
@@ -125,10 +180,23 @@ pub(super) fn tagged(wish: &Wish<'_>, document: &Document, content_type: &str) -
     response
 }
 
+/// The clauses of an Accept header; nothing said means JSON.
+fn accepted<'a>(wish: &Wish<'a>) -> Vec<&'a str> {
+    let accept = wish.headers.get(ACCEPT).and_then(|it| it.to_str().ok()).unwrap_or_default();
+    if accept.trim().is_empty() { vec!["*/*"] } else { accept.split(',').collect() }
+}
+
+fn is_json(media: &str) -> bool {
+    matches!(media, "application/json" | "*/*" | "application/*")
+}
+
+fn not_acceptable() -> Status {
+    Status::new(Reason::NotAcceptable, "only JSON and, of version 2, protobuf can be had")
+}
+
 /// Whether the first clause that can be served asks for all of discovery at once.
 fn wants_aggregated(wish: &Wish<'_>) -> bool {
-    let accept = wish.headers.get(http::header::ACCEPT).and_then(|it| it.to_str().ok());
-    for clause in accept.unwrap_or_default().split(',') {
+    for clause in accepted(wish) {
         let mut parts = clause.split(';').map(str::trim);
         let media = parts.next().unwrap_or_default();
         let parameters: Vec<&str> = parts.collect();
@@ -146,13 +214,17 @@ fn wants_aggregated(wish: &Wish<'_>) -> bool {
     false
 }
 
+/// The release, as clients read it.
+fn git_version() -> String {
+    format!("v1.37.0+kontiki{}", env!("CARGO_PKG_VERSION"))
+}
+
 /// What this server is to clients.
 pub(super) fn version() -> Value {
-    let release = env!("CARGO_PKG_VERSION");
     json!({
         "major": "1", "minor": "37", "emulationMajor": "1", "emulationMinor": "37",
         "minCompatibilityMajor": "1", "minCompatibilityMinor": "36",
-        "gitVersion": format!("v1.37.0+kontiki{release}"),
+        "gitVersion": git_version(),
         "gitCommit": "0000000000000000000000000000000000000000",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",

@@ -36,8 +36,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::authorize::forbidden;
-use crate::auth::{Attributes, Authenticator, Decision, Remote, impersonate};
+use crate::auth::{
+    Attributes, Authenticator, ClientCertificates, Decision, Remote, impersonate,
+};
 use crate::error::{Reason, Status};
+use crate::listener::Peer;
 use crate::pipeline::{Road, connects, is_unknown_path};
 use crate::request::{self, User, Verb};
 
@@ -110,6 +113,7 @@ pub fn router(front: Arc<Front>) -> Router {
 async fn handle(State(serving): State<Arc<Serving>>, request: Request<Body>) -> Response<Body> {
     let begun = Instant::now();
     let (mut parts, body) = request.into_parts();
+    introduce(&mut parts);
     let id = audit_id(&parts.headers);
     let agent = parts.headers.get(USER_AGENT).and_then(|it| it.to_str().ok());
     let info = Info::read(&parts.method, &parts.uri, agent.unwrap_or_default());
@@ -128,6 +132,14 @@ async fn handle(State(serving): State<Arc<Serving>>, request: Request<Body>) -> 
     serving.front.metrics.answered(&label, response.status().as_u16(), begun.elapsed());
     complete(&mut response, &id);
     response
+}
+
+/// What the listener knows of the connection, as authentication asks for it.
+fn introduce(parts: &mut Parts) {
+    if let Some(Peer { certificates, address }) = parts.extensions.get().cloned() {
+        parts.extensions.insert(ClientCertificates(certificates));
+        parts.extensions.insert(Remote(address));
+    }
 }
 
 fn refuse(headers: &HeaderMap, status: &Status) -> Response<Body> {

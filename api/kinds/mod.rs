@@ -4,6 +4,8 @@
 //! `Arc<Kind>` keeps the row it began with.
 
 pub mod builtin;
+pub mod columns;
+pub mod defaults;
 pub mod kind;
 mod registry;
 pub mod versions;

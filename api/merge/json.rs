@@ -1,7 +1,9 @@
 //! JSON patch, RFC 6902: a list of operations, all carried out or none.
 //!
-//! Bounds: the number of operations, and the bytes that `copy` may add, since ten copies of a value into
-//! itself are a thousand of it. The texts of errors are those of the library that upstream uses.
+//! Bounds: the number of operations; the bytes that `copy` may add, since ten copies of a value into itself are
+//! a thousand of it; the depth, since moves can nest what no parser would have read.
+//!
+//! The texts of errors are those of the library that upstream uses. An index is never negative here.
 
 use json_patch::{PatchErrorKind, PatchOperation};
 use serde_json::Value;
@@ -12,6 +14,10 @@ use crate::error::{Reason, Status};
 pub const OPERATIONS_MAX: usize = 10_000;
 /// Like the body of a request.
 pub const COPIED_BYTES_MAX: usize = 3 << 20;
+/// Of the result, as of any JSON that is read.
+pub const DEPTH_MAX: usize = 128;
+/// How deep the document may at most have become before it is measured again.
+const DEPTH_UNMEASURED_MAX: usize = 2000;
 
 /// Carries out a patch, given as the bytes of the request.
 pub fn apply(original: &Value, patch: &[u8]) -> Result<Value, Status> {
@@ -27,6 +33,7 @@ pub fn apply(original: &Value, patch: &[u8]) -> Result<Value, Status> {
     }
     let mut document = original.clone();
     let mut copied = 0;
+    let mut depth_at_most = depth(&document);
     for operation in operations {
         let operation: PatchOperation = serde_json::from_value(operation).map_err(undecodable)?;
         if let PatchOperation::Copy(copy) = &operation {
@@ -42,8 +49,35 @@ pub fn apply(original: &Value, patch: &[u8]) -> Result<Value, Status> {
         // One at a time: the document is our own copy, so nothing need be undone.
         json_patch::patch_unsafe(&mut document, std::slice::from_ref(&operation))
             .map_err(|error| unprocessable(told(&operation, &error.kind)))?;
+        let added = match &operation {
+            PatchOperation::Add(add) => depth(&add.value),
+            PatchOperation::Replace(replace) => depth(&replace.value),
+            _ => 0,
+        };
+        depth_at_most += operation.path().tokens().count() + added;
+        if depth_at_most > DEPTH_UNMEASURED_MAX {
+            depth_at_most = measured(&document)?;
+        }
     }
+    measured(&document)?;
     Ok(document)
+}
+
+fn depth(value: &Value) -> usize {
+    let deepest = match value {
+        Value::Object(map) => map.values().map(depth).max(),
+        Value::Array(list) => list.iter().map(depth).max(),
+        _ => return 0,
+    };
+    1 + deepest.unwrap_or(0)
+}
+
+fn measured(document: &Value) -> Result<usize, Status> {
+    let depth = depth(document);
+    if depth > DEPTH_MAX {
+        return Err(unprocessable(format!("the patched object is nested deeper than {DEPTH_MAX}")));
+    }
+    Ok(depth)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape `map_err` asks for")]
@@ -153,6 +187,21 @@ mod tests {
         assert!(message.contains("exceeding the limit"), "{message}");
     }
 
+    #[test]
+    fn moves_cannot_nest_deeper_than_a_parser_would() {
+        let deeper = json!([
+            {"op": "move", "from": "/a", "path": "/t"},
+            {"op": "add", "path": "/a", "value": {}},
+            {"op": "move", "from": "/t", "path": "/a/n"},
+        ]);
+        let nest = |times| -> Value {
+            (0..times).flat_map(|_| deeper.as_array().unwrap().clone()).collect()
+        };
+        assert!(patched(&json!({"a": {}}), &nest(100)).is_ok());
+        let (code, message) = patched(&json!({"a": {}}), &nest(3000)).unwrap_err();
+        assert_eq!((code, message.as_str()), (422, "the patched object is nested deeper than 128"));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_carried_out_or_refused(patch: Vec<u8>) {
@@ -167,7 +216,9 @@ mod tests {
         ) {
             let patch: Vec<Value> = operations
                 .into_iter()
-                .map(|(op, path, from)| json!({"op": op, "path": path, "from": from, "value": {"a": []}}))
+                .map(|(op, path, from)| {
+                    json!({"op": op, "path": path, "from": from, "value": {"a": []}})
+                })
                 .collect();
             let original = json!({"a": {"b": [1, 2]}, "b": [{"a": 1}]});
             let _ = patched(&original, &patch.into());

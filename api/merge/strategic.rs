@@ -4,8 +4,10 @@
 //! patch say what a merge patch cannot:
 //!
 //! ```text
-//! {"$patch": "replace", …}                  this object as it is here     {"$patch": "delete"}  nothing at all
-//! [{"$patch": "delete", "name": "a"}, …]    without that element          [{"$patch": "replace"}, …]  only these
+//! {"$patch": "replace", …}                              this object as it is here
+//! {"$patch": "delete"}                                  nothing of it at all
+//! [{"$patch": "replace"}, …]                            only these elements
+//! [{"$patch": "delete", "name": "a"}, …]                without that element
 //! {"$deleteFromPrimitiveList/finalizers": ["x"]}        without these scalars
 //! {"$setElementOrder/containers": [{"name": "a"}, …]}   in this order
 //! {"$retainKeys": ["type"], …}                          without all fields but these
@@ -125,7 +127,8 @@ fn merge_fields(
                 let (items, strategy) = place.list(&key)?;
                 let merged = match deletes {
                     true => delete_from(items, strategy, under, over)?,
-                    false => merge_list_field(items, strategy, under, over)?,
+                    false if strategy.merge => merge_list(items, strategy, under, over)?.list,
+                    false => over,
                 };
                 Some(Value::Array(merged))
             }
@@ -178,13 +181,19 @@ fn merge_ordered_lists(
         let (items, strategy) = place.list(name)?;
         let key = strategy.merge_key.as_deref();
         check_order(over.as_deref().unwrap_or_default(), &order, key)?;
-        let merged = match (live.clone(), over) {
+        let mut places = positions(live.as_deref().unwrap_or_default(), key);
+        let merged = match (live, over) {
             (None, None) => continue,
             (Some(live), None) => live,
             (None, Some(over)) => over.into_iter().filter_map(without_directives).collect(),
-            (Some(live), Some(over)) => merge_list_field(items, strategy, live, over)?,
+            (Some(live), Some(over)) if strategy.merge => {
+                let merged = merge_list(items, strategy, live, over)?;
+                places = merged.places.unwrap_or(places);
+                merged.list
+            }
+            (Some(_), Some(over)) => over,
         };
-        let merged = in_order(merged, &order, &live.unwrap_or_default(), key)?;
+        let merged = in_order(merged, &order, &places, key)?;
         original.insert(name.into(), merged.into());
         patch.remove(name);
     }
@@ -220,15 +229,6 @@ fn check_order(patch: &[Value], order: &[Value], key: Option<&str>) -> Result<()
     Ok(())
 }
 
-fn merge_list_field(
-    items: Place<'_>,
-    strategy: &Patch,
-    original: Vec<Value>,
-    patch: Vec<Value>,
-) -> Result<Vec<Value>, Status> {
-    if strategy.merge { merge_list(items, strategy, original, patch) } else { Ok(patch) }
-}
-
 fn delete_from(
     items: Place<'_>,
     strategy: &Patch,
@@ -236,10 +236,17 @@ fn delete_from(
     gone: Vec<Value>,
 ) -> Result<Vec<Value>, Status> {
     if elements(&[&original, &gone])? == Some(Elements::Objects) {
-        return merge_list(items, strategy, original, gone);
+        return Ok(merge_list(items, strategy, original, gone)?.list);
     }
     let gone: HashSet<String> = gone.iter().map(Value::to_string).collect();
     Ok(original.into_iter().filter(|item| !gone.contains(&item.to_string())).collect())
+}
+
+struct Merged {
+    list: Vec<Value>,
+    /// Where an element stood in the live list, and what is new in the place of what was deleted: by this a
+    /// list is ordered that the patch orders as well. `None`: as the live list was.
+    places: Option<HashMap<String, usize>>,
 }
 
 fn merge_list(
@@ -247,45 +254,51 @@ fn merge_list(
     strategy: &Patch,
     original: Vec<Value>,
     patch: Vec<Value>,
-) -> Result<Vec<Value>, Status> {
+) -> Result<Merged, Status> {
     match elements(&[&original, &patch])? {
-        None => return Ok(original),
+        None => return Ok(Merged { list: original, places: None }),
         Some(Elements::Scalars) => {
             let mut seen = HashSet::new();
             let both = original.iter().chain(&patch);
             let merged = both.filter(|item| seen.insert(item.to_string())).cloned().collect();
-            return in_order(merged, &patch, &original, None);
+            let list = in_order(merged, &patch, &positions(&original, None), None)?;
+            return Ok(Merged { list, places: None });
         }
         Some(Elements::Objects) => {}
     }
     let Some(key) = strategy.merge_key.as_deref() else {
         return Err(failed("cannot merge lists without merge key for struct"));
     };
-    let (original, patch) = take_directives(original, patch, key)?;
-    let mut merged = original.clone();
-    let mut places = positions(&merged, Some(key));
+    let live_length = original.len();
+    let (original, patch, replaced) = take_directives(original, patch, key)?;
+    let live = positions(&original, Some(key));
+    let mut known = live.clone();
+    let mut merged = original;
     for item in &patch {
         let identity = identity(item, Some(key))?;
-        match places.get(&identity) {
+        match known.get(&identity) {
             Some(at) => {
                 let (under, over) = (fields(merged[*at].take())?, fields(item.clone())?);
                 merged[*at] = merge_fields(items, under, over)?.into();
             }
             None => {
-                places.insert(identity, merged.len());
+                known.insert(identity, merged.len());
                 merged.push(item.clone());
             }
         }
     }
-    in_order(merged, &patch, &original, Some(key))
+    known.retain(|_, at| *at < live_length);
+    let list = in_order(merged, &patch, &live, Some(key))?;
+    Ok(Merged { list, places: (!replaced).then_some(known) })
 }
 
-/// Carries out the elements that are directives: what is left of the live list, and of the patch.
+/// Carries out the elements that are directives: what is left of the live list, of the patch, and whether the
+/// list is replaced.
 fn take_directives(
     mut original: Vec<Value>,
     patch: Vec<Value>,
     key: &str,
-) -> Result<(Vec<Value>, Vec<Value>), Status> {
+) -> Result<(Vec<Value>, Vec<Value>, bool), Status> {
     let (mut gone, mut rest, mut replace) = (HashSet::new(), Vec::new(), false);
     for item in patch {
         match item.get(DIRECTIVE) {
@@ -301,23 +314,23 @@ fn take_directives(
         }
     }
     if replace {
-        return Ok((Vec::new(), rest));
+        return Ok((Vec::new(), rest, true));
     }
     if !gone.is_empty() {
         original
             .retain(|item| item.get(key).is_none_or(|value| !gone.contains(&value.to_string())));
     }
-    Ok((original, rest))
+    Ok((original, rest, false))
 }
 
-/// Those that `order` names, in its order, woven into the others, which keep the order of `live`.
+/// Those that `order` names, in its order, woven into the others, which keep the order of their `places`.
 fn in_order(
     merged: Vec<Value>,
     order: &[Value],
-    live: &[Value],
+    places: &HashMap<String, usize>,
     key: Option<&str>,
 ) -> Result<Vec<Value>, Status> {
-    let (wanted, places) = (positions(order, key), positions(live, key));
+    let wanted = positions(order, key);
     let (mut named, mut others) = (Vec::new(), Vec::new());
     for item in merged {
         let identity = identity(&item, key)?;
@@ -333,7 +346,9 @@ fn in_order(
     let mut others = others.into_iter().peekable();
     for (_, place, item) in named {
         // Others go first as long as they stood before this one.
-        let before = |(other, _): &(Option<usize>, Value)| matches!((other, place), (Some(other), Some(place)) if *other < place);
+        let before = |(other, _): &(Option<usize>, Value)| {
+            other.zip(place).is_some_and(|(other, place)| other < place)
+        };
         while let Some((_, other)) = others.next_if(before) {
             result.push(other);
         }

@@ -225,7 +225,7 @@ fn complaints(kind: &Kind, strict: &[String], how: Validation) -> Result<Vec<Str
 
 /// Fills in what is absent.
 pub(super) fn default(kind: &Kind, value: &mut Value) {
-    crate::schema::defaults::fill(&kind.schema, value);
+    crate::schema::defaults::apply(&kind.schema, value);
     if let Some(default) = kind.hooks.default {
         default(value);
     }
@@ -236,10 +236,14 @@ pub(super) fn complete(kind: &Kind, value: &mut Value) {
     if let Ok(read) = schema::reshape(&kind.schema, value.take()) {
         *value = read.value;
     }
-    crate::schema::defaults::fill(&kind.schema, value);
+    crate::schema::defaults::apply(&kind.schema, value);
 }
 
 /// Value rules of the schema itself.
 pub(super) fn check_schema(kind: &Kind, value: &Value) -> Vec<Cause> {
-    if kind.custom { crate::schema::validate::check(&kind.schema, value) } else { Vec::new() }
+    if kind.custom {
+        crate::schema::validate::validate(&kind.schema, value, "")
+    } else {
+        Vec::new()
+    }
 }

@@ -12,7 +12,7 @@ use super::Road;
 use super::body;
 use super::fields::{self, Track};
 use super::metadata;
-use super::options::{WriteOptions, invalid};
+use super::options::WriteOptions;
 use super::reply::Reply;
 use super::shown::{self, Shown};
 use super::target::Target;
@@ -22,6 +22,7 @@ use crate::kinds::Kind;
 use crate::object::meta;
 use crate::objects::{Committed, Object, Write, object};
 use crate::request::User;
+use crate::schema::causes::invalid;
 
 /// How often a change is made anew because the object moved.
 const ATTEMPTS_MAX: usize = 8;

@@ -9,7 +9,7 @@ use super::Road;
 use super::body;
 use super::change::{Writer, is_held_by_spec};
 use super::metadata::{self, FOREGROUND, ORPHAN};
-use super::options::{WriteOptions, dry_run_causes, invalid, of_meta, unsupported};
+use super::options::{WriteOptions, dry_run_causes, of_meta, unsupported};
 use super::reply::Reply;
 use super::shown::{self, Shown};
 use super::target::Target;
@@ -21,6 +21,7 @@ use crate::object::meta;
 use crate::object::time::Timestamp;
 use crate::objects::{Committed, Object, Write, object};
 use crate::request::{Body, Request, User};
+use crate::schema::causes::invalid;
 
 /// How often a delete is looked at anew because the object moved.
 const ATTEMPTS_MAX: usize = 16;

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::options::{forbidden, invalid, required};
 use super::target::Target;
 use crate::error::{Cause, Status};
 use crate::kinds::Kind;
@@ -12,6 +11,7 @@ use crate::kinds::kind::NameRule;
 use crate::object::selector::{bad_key, bad_label_value};
 use crate::object::time::Timestamp;
 use crate::object::{meta, names};
+use crate::schema::causes::{forbidden, invalid, required, too_long};
 
 /// All annotations of an object together.
 const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
@@ -229,7 +229,7 @@ fn check_rest(object: &Value) -> Vec<Cause> {
         }
     }
     if bytes > ANNOTATIONS_BYTES_MAX {
-        causes.push(super::options::too_long("metadata.annotations", ANNOTATIONS_BYTES_MAX));
+        causes.push(too_long("metadata.annotations", ANNOTATIONS_BYTES_MAX as u64));
     }
     causes.extend(check_owners(object));
     let finalizers = meta::finalizers(object);

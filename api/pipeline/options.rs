@@ -9,6 +9,7 @@ use crate::object::GroupKind;
 use crate::object::selector::{Fields, Labels};
 use crate::object::time::Timestamp;
 use crate::request::{Options, Request};
+use crate::schema::causes::{forbidden, invalid, not_supported, too_long};
 
 /// Longest name of a field manager.
 const MANAGER_MAX: usize = 128;
@@ -67,7 +68,7 @@ impl WriteOptions {
         let mut causes = dry_run_causes(&options.dry_run);
         let asked = options.field_manager.as_deref().unwrap_or_default();
         if asked.chars().count() > MANAGER_MAX {
-            causes.push(too_long("fieldManager", MANAGER_MAX));
+            causes.push(too_long("fieldManager", MANAGER_MAX as u64));
         }
         if let Some(bad) = asked.chars().find(|it| it.is_control()) {
             causes.push(invalid(
@@ -154,46 +155,10 @@ fn shown(kind: &str, options: &Options) -> Value {
     Value::Object(value)
 }
 
-pub(super) fn invalid(field: &str, value: &Value, why: &str) -> Cause {
-    Cause {
-        reason: "FieldValueInvalid".into(),
-        message: format!("Invalid value: {value}: {why}"),
-        field: field.into(),
-    }
-}
-
-pub(super) fn forbidden(field: &str, why: &str) -> Cause {
-    Cause {
-        reason: "FieldValueForbidden".into(),
-        message: format!("Forbidden: {why}"),
-        field: field.into(),
-    }
-}
-
-pub(super) fn required(field: &str, why: &str) -> Cause {
-    let message =
-        if why.is_empty() { "Required value".into() } else { format!("Required value: {why}") };
-    Cause { reason: "FieldValueRequired".into(), message, field: field.into() }
-}
-
+/// A text that is none of those that there are.
 pub(super) fn unsupported(field: &str, value: &str, supported: &[&str]) -> Cause {
-    let supported: Vec<_> = supported.iter().map(|it| format!("\"{it}\"")).collect();
-    Cause {
-        reason: "FieldValueNotSupported".into(),
-        message: format!(
-            "Unsupported value: \"{value}\": supported values: {}",
-            supported.join(", ")
-        ),
-        field: field.into(),
-    }
-}
-
-pub(super) fn too_long(field: &str, max: usize) -> Cause {
-    Cause {
-        reason: "FieldValueTooLong".into(),
-        message: format!("Too long: may not be more than {max} bytes"),
-        field: field.into(),
-    }
+    let supported: Vec<String> = supported.iter().map(|it| (*it).to_owned()).collect();
+    not_supported(field, &value.into(), &supported)
 }
 
 /// Which objects of a list, a watch or a deletecollection are meant.

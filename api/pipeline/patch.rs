@@ -11,7 +11,7 @@ use super::Road;
 use super::body;
 use super::change::{Edit, Made, Scope, Writer, making};
 use super::fields::{self, Track};
-use super::options::{WriteOptions, forbidden, of_meta, required};
+use super::options::{WriteOptions, of_meta};
 use super::reply::Reply;
 use super::target::Target;
 use crate::client::PatchKind;
@@ -20,6 +20,7 @@ use crate::kinds::Kind;
 use crate::merge;
 use crate::object::meta;
 use crate::request::{Body, Request, User};
+use crate::schema::causes::{forbidden, required};
 
 const KINDS: [PatchKind; 4] =
     [PatchKind::Json, PatchKind::Merge, PatchKind::Strategic, PatchKind::Apply];

@@ -62,6 +62,8 @@ pub struct Watch {
     /// The last revision that was told of.
     told: Revision,
     next_bookmark: Instant,
+    /// When it is told once more where it stands, shortly before the end.
+    last_bookmark: Instant,
     deadline: Instant,
     /// A last bookmark was given, and then it ends.
     is_ending: bool,
@@ -140,7 +142,9 @@ impl Road {
         };
         let seconds = options.timeout_seconds.filter(|seconds| *seconds > 0);
         let seconds = seconds.unwrap_or_else(|| rand::random_range(SECONDS));
+        let lasts = Duration::from_secs(seconds.min(10 * 365 * 24 * 3600));
         let now = Instant::now();
+        let deadline = now + lasts;
         Ok(Watch {
             feed: self.objects.feed_of(range, from),
             kind: target.kind,
@@ -150,7 +154,8 @@ impl Road {
             wants_bookmarks: options.allow_watch_bookmarks,
             told: from,
             next_bookmark: now + BOOKMARK_EVERY,
-            deadline: now + Duration::from_secs(seconds.min(10 * 365 * 24 * 3600)),
+            last_bookmark: deadline - BOOKMARK_BEFORE_END.min(lasts / 2),
+            deadline,
             is_ending: false,
             ended: false,
         })
@@ -195,18 +200,17 @@ impl Watch {
         if self.state.is_some() {
             return self.advance_state();
         }
-        let before_end = self.deadline - BOOKMARK_BEFORE_END;
         let wakes = if !self.wants_bookmarks || self.is_ending {
             self.deadline
         } else {
-            self.next_bookmark.min(before_end).min(self.deadline)
+            self.next_bookmark.min(self.last_bookmark).min(self.deadline)
         };
         tokio::select! {
             // The clock first: a feed that always has something would never let it in.
             biased;
             () = sleep_until(wakes) => {
                 let now = Instant::now();
-                self.is_ending |= now >= before_end;
+                self.is_ending |= now >= self.last_bookmark;
                 self.ended = now >= self.deadline;
                 self.next_bookmark = now + BOOKMARK_EVERY;
                 if self.wants_bookmarks && !self.ended {

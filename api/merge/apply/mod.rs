@@ -471,7 +471,7 @@ fn refresh_last_applied(object: &mut Value, config: &Value) {
     else {
         return;
     };
-    if !annotations.get(LAST_APPLIED).is_some_and(|text| text.as_str() != Some("")) {
+    if annotations.get(LAST_APPLIED).is_none_or(|text| text.as_str() == Some("")) {
         return;
     }
     let mut applied = config.clone();

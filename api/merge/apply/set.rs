@@ -161,7 +161,7 @@ impl Set {
         fn walk(set: &Set, prefix: &mut Vec<Element>, into: &mut Vec<Path>) {
             for (element, branch) in &set.0 {
                 if branch.member {
-                    into.push(Path([prefix.as_slice(), &[element.clone()]].concat()));
+                    into.push(Path([prefix.as_slice(), std::slice::from_ref(element)].concat()));
                 }
             }
             for (element, branch) in &set.0 {
@@ -334,7 +334,9 @@ mod tests {
         }
 
         #[test]
-        fn any_fields_are_read_or_refused(keys in prop::collection::vec("[fkvix.]:?[a{}0:\"]{0,5}", 0..5)) {
+        fn any_fields_are_read_or_refused(
+            keys in prop::collection::vec("[fkvix.]:?[a{}0:\"]{0,5}", 0..5),
+        ) {
             let fields: Map<String, Value> = keys.into_iter().map(|key| (key, json!({}))).collect();
             let _ = Set::from_fields(&Value::Object(fields));
         }
@@ -343,7 +345,9 @@ mod tests {
     #[test]
     fn paths_are_printed_as_upstream_does() {
         let fields = json!({"f:spec": {
-            "f:containers": {"k:{\"protocol\":\"TCP\",\"containerPort\":80.0}": {".": {}, "f:image": {}}},
+            "f:containers": {
+                "k:{\"protocol\":\"TCP\",\"containerPort\":80.0}": {".": {}, "f:image": {}},
+            },
             "f:finalizers": {"v:\"x\"": {}},
             "x:later": {},
         }});

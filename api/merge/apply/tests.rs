@@ -21,7 +21,8 @@ fn of_apps(name: &str) -> Manager<'_> {
 }
 
 fn deployment(spec: Value) -> Value {
-    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": spec})
+    json!({"apiVersion": "apps/v1", "kind": "Deployment",
+           "metadata": {"name": "web"}, "spec": spec})
 }
 
 fn containers(list: Value) -> Value {
@@ -608,7 +609,9 @@ fn values() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn applying_twice_is_applying_once(first in configs(), second in configs(), third in configs()) {
+    fn applying_twice_is_applying_once(
+        first in configs(), second in configs(), third in configs(),
+    ) {
         let of = small();
         let manager = |name| Manager { name, api_version: "x/v1", ..Manager::default() };
         let live = apply(&of, None, &first, &manager("a"), false, at(1)).unwrap();
@@ -635,7 +638,9 @@ proptest! {
     }
 
     #[test]
-    fn an_update_owns_what_it_changed_and_every_field_is_somebodys(first in configs(), second in configs()) {
+    fn an_update_owns_what_it_changed_and_every_field_is_somebodys(
+        first in configs(), second in configs(),
+    ) {
         let of = small();
         let manager = |name| Manager { name, api_version: "x/v1", ..Manager::default() };
         let mut old = first.clone();

@@ -164,7 +164,7 @@ impl<'a> Type<'a> {
     }
 
     /// The elements of a list by what tells them apart, in order; those that nothing does are left out.
-    pub fn elements<'v>(self, value: &'v Value) -> Vec<(Element, &'v Value)> {
+    pub fn elements(self, value: &Value) -> Vec<(Element, &Value)> {
         let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
         items.iter().filter_map(|item| Some((self.element(item).ok()?, item))).collect()
     }
@@ -230,9 +230,10 @@ fn check_at(of: Type<'_>, value: &Value, path: &mut Vec<Element>, wrong: &mut Ve
         (Some(Form::Object(_)), Value::Object(map)) => {
             for (name, value) in map {
                 path.push(Element::field(name));
+                let is_object = of.is_root || of.node.is_some_and(|node| node.embedded);
                 let is_known = of.declares(name)
                     || of.node.is_some_and(|node| node.preserve_unknown)
-                    || (of.is_root && matches!(name.as_str(), "apiVersion" | "kind" | "metadata"));
+                    || (is_object && matches!(name.as_str(), "apiVersion" | "kind" | "metadata"));
                 if is_known {
                     check_at(of.field(name), value, path, wrong);
                 } else {

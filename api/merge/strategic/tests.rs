@@ -124,8 +124,22 @@ fn the_order_of_elements_is_set_by_directive_and_others_keep_their_place() {
     assert_eq!(
         pod(original, patch),
         containers(json!([
-            {"name": "sidecar-1"}, {"name": "sidecar-2"}, {"name": "b"}, {"name": "a", "image": "x"},
+            {"name": "sidecar-1"}, {"name": "sidecar-2"},
+            {"name": "b"}, {"name": "a", "image": "x"},
         ]))
+    );
+}
+
+#[test]
+fn a_new_element_takes_the_place_of_a_deleted_one() {
+    let original = containers(json!([{"name": "old"}, {"name": "a"}, {"name": "sidecar"}]));
+    let patch = json!({"spec": {
+        "$setElementOrder/containers": [{"name": "a"}, {"name": "new"}],
+        "containers": [{"name": "new"}, {"$patch": "delete", "name": "old"}],
+    }});
+    assert_eq!(
+        pod(original, patch),
+        containers(json!([{"name": "a"}, {"name": "sidecar"}, {"name": "new"}]))
     );
 }
 
@@ -149,7 +163,8 @@ fn a_volume_changes_its_source_by_retain_keys() {
 fn what_kubectl_sends_for_an_edit_of_a_deployment_is_carried_out() {
     let live = json!({
         "metadata": {"name": "web", "annotations": {"deployment.kubernetes.io/revision": "1"}},
-        "spec": {"replicas": 1, "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}},
+        "spec": {"replicas": 1,
+                 "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}},
                  "template": {"spec": {"containers": [
                      {"name": "web", "image": "web:1", "imagePullPolicy": "Always"}]}}},
     });

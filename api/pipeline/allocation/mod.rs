@@ -14,13 +14,13 @@ use kontiki_storage::revision::Revision;
 use serde_json::{Value, json};
 
 use super::Road;
-use super::options::invalid;
 use super::target::Target;
 use crate::error::Status;
 use crate::kinds::Kind;
 use crate::kinds::kind::Stored;
 use crate::object::meta;
 use crate::objects::Write;
+use crate::schema::causes::invalid;
 
 use plan::{Plan, Port};
 

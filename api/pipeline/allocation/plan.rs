@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
-use super::super::options::invalid;
 use super::Networks;
 use crate::error::Cause;
 use crate::object::meta;
+use crate::schema::causes::invalid;
 
 #[derive(Debug, Default)]
 pub(super) struct Plan {

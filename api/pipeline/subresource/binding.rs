@@ -9,7 +9,7 @@ use super::super::body;
 use super::super::change::{Edit, Made, Part, Scope, Writer, making};
 use super::super::fields::Track;
 use super::super::metadata;
-use super::super::options::{WriteOptions, required, unsupported};
+use super::super::options::{WriteOptions, unsupported};
 use super::super::reply::Reply;
 use super::super::target::Target;
 use super::success;
@@ -18,6 +18,7 @@ use crate::error::Status;
 use crate::object::time::Timestamp;
 use crate::object::{GroupKind, GroupResource, meta};
 use crate::request::{Request, User};
+use crate::schema::causes::required;
 
 const PART: Part = Part { prepare: |_, _| {}, check: |_, _| Vec::new(), counts: false };
 

@@ -3,9 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::super::change::Part;
-use super::super::options::{forbidden, invalid};
 use crate::error::Cause;
 use crate::object::meta;
+use crate::schema::causes::{forbidden, invalid};
 
 /// The part that a subresource stands for; `None` where it is not one of this sort.
 pub(super) fn of(sub: &str) -> Option<Part> {
