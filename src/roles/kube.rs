@@ -3,12 +3,14 @@
 //! Keeps: loops run on one master at a time as far as Raft's leadership goes, start from full lists, and are waited
 //! for when it ends.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use kontiki_api::bootstrap;
-use kontiki_api::cluster::wire::ClusterSettings;
-use kontiki_api::cluster::{self};
+use kontiki_api::bootstrap::{self, masters};
+use kontiki_api::cluster::wire::{ClusterSettings, MasterRecord};
+use kontiki_api::cluster::{self, Records};
 use kontiki_api::object::time::Clock;
 use kontiki_api::server::{Config, Server};
 use kontiki_raft::Replica;
@@ -29,7 +31,12 @@ pub(super) struct Kube {
     pub server: Server,
     replica: Replica,
     settings: Settings,
+    /// Of the service `kubernetes`.
+    service_ip: Option<IpAddr>,
 }
+
+/// How often the list of masters is looked at.
+const MASTERS_LOOK: Duration = Duration::from_secs(2);
 
 impl Kube {
     /// `url` is where clients outside find this master.
@@ -41,7 +48,7 @@ impl Kube {
         stop: CancellationToken,
     ) -> Result<Kube, Failure> {
         let authorities = pki.authorities();
-        let service_cidr = cluster.service_cidr.parse().map_err(|error| {
+        let service_cidr: ipnet::IpNet = cluster.service_cidr.parse().map_err(|error| {
             Failure::Run(format!("the cluster's services {}: {error}", cluster.service_cidr))
         })?;
         let bundle = authorities.cluster.bundle;
@@ -64,12 +71,51 @@ impl Kube {
             node_prefix_length: if v6 { NODE_PREFIX.1 } else { NODE_PREFIX.0 },
             service_cidr: cluster.service_cidr.clone(),
         };
-        Ok(Kube { server, replica, settings })
+        let service_ip = service_cidr.hosts().find(|ip| *ip != service_cidr.network());
+        Ok(Kube { server, replica, settings, service_ip })
+    }
+
+    /// Keeps the service under which pods find the API pointed at every master, until `stop`.
+    pub fn keep_service(
+        &self,
+        records: Records,
+        stop: CancellationToken,
+    ) -> impl Future<Output = Result<(), String>> + use<> {
+        let (server, service_ip) = (self.server.clone(), self.service_ip);
+        async move {
+            let Some(service_ip) = service_ip else { return Ok(()) };
+            let (masters, known) = watch::channel(BTreeSet::new());
+            let look = async {
+                loop {
+                    // What cannot be read now is read at the next look.
+                    let found = records.masters().unwrap_or_default();
+                    let found: BTreeSet<SocketAddr> = found.iter().filter_map(address).collect();
+                    masters.send_if_modified(|before| {
+                        let changed = !found.is_empty() && *before != found;
+                        if changed {
+                            *before = found;
+                        }
+                        changed
+                    });
+                    tokio::time::sleep(MASTERS_LOOK).await;
+                }
+            };
+            let client = server.client("apiserver");
+            let keep = async {
+                server.ready().await;
+                masters::keep(&client, service_ip, known).await;
+            };
+            tokio::select! {
+                () = async { tokio::join!(look, keep); } => {}
+                () = stop.cancelled() => {}
+            }
+            Ok(())
+        }
     }
 
     /// Controllers and scheduler, whenever this master leads, until `stop`.
     pub async fn lead(self, stop: CancellationToken) -> Result<(), String> {
-        let Kube { server, replica, settings } = self;
+        let Kube { server, replica, settings, .. } = self;
         let (leads, leading) = watch::channel(false);
         let told = {
             let stop = stop.clone();
@@ -103,6 +149,11 @@ impl Kube {
         tokio::join!(told, running);
         Ok(())
     }
+}
+
+/// Where a master serves the API, as its record says.
+fn address(record: &MasterRecord) -> Option<SocketAddr> {
+    record.api.strip_prefix("https://")?.parse().ok()
 }
 
 /// Where this master's API is found by others.

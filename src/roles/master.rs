@@ -249,6 +249,11 @@ impl Master {
                 Ok(())
             }
         });
+        tasks.start(
+            "service kubernetes",
+            Rule::EndsAll,
+            kube.keep_service(cluster::Records::new(replica.clone()), stop.clone()),
+        );
         if settings.loops {
             tasks.start("controllers", Rule::EndsAll, kube.lead(stop.clone()));
         }
