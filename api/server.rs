@@ -145,7 +145,6 @@ impl Server {
     }
 
     /// For the listener.
-    #[must_use]
     pub fn router(&self) -> axum::Router {
         crate::http::router(self.front.clone())
     }
