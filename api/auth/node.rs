@@ -6,9 +6,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::auth::rbac::allows;
+use crate::auth::rbac::{allows, policy};
 use crate::auth::{Attributes, Authorizer, Decision};
-use crate::bootstrap::policy;
 use crate::live::Live;
 use crate::live::nodes::{Item, NodeGraph};
 use crate::live::rbac::Rule;

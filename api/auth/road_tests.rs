@@ -1,7 +1,11 @@
 //! The rooms of this page on the whole road: a server in memory, with all its defaults.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 
+use crate::bootstrap;
 use crate::client::{Client, PatchKind};
 use crate::error::Status;
 use crate::object::GroupVersionResource;
@@ -9,20 +13,6 @@ use crate::request::{Body, Options, Request, User, Verb};
 use crate::sandbox::Sandbox;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
-
-async fn begun() -> Sandbox {
-    let sandbox = Sandbox::start().await;
-    let client = sandbox.client();
-    // The last stage of what every cluster holds.
-    let last = request(Verb::Get, "", "configmaps", "kube-public", "cluster-info");
-    let seen = async {
-        while client.call(last.clone()).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(60), seen).await.expect("it begins");
-    sandbox
-}
 
 fn request(verb: Verb, group: &str, resource: &str, namespace: &str, name: &str) -> Request {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -67,7 +57,7 @@ fn pod(name: &str) -> Value {
 
 #[tokio::test]
 async fn rights_are_what_bindings_say_and_nobody_gives_more_than_they_have() {
-    let sandbox = begun().await;
+    let sandbox = Sandbox::start().await;
     let admin = sandbox.client();
     let eve = sandbox.server.road().client(someone("eve", &[]), "eve");
     let list = request(Verb::List, "", "pods", "default", "");
@@ -111,7 +101,7 @@ async fn rights_are_what_bindings_say_and_nobody_gives_more_than_they_have() {
 
 #[tokio::test]
 async fn a_pod_gets_its_token_and_a_node_sees_its_own_pods_alone() {
-    let sandbox = begun().await;
+    let sandbox = Sandbox::start().await;
     let admin = sandbox.client();
     create(&admin, "", "serviceaccounts", "default", account()).await.unwrap();
     let mut bound = pod("p");
@@ -165,7 +155,7 @@ async fn a_pod_gets_its_token_and_a_node_sees_its_own_pods_alone() {
 
 #[tokio::test]
 async fn a_quota_holds_on_the_road() {
-    let sandbox = begun().await;
+    let sandbox = Sandbox::start().await;
     let admin = sandbox.client();
     create(&admin, "", "serviceaccounts", "default", account()).await.unwrap();
     let quota = json!({"kind": "ResourceQuota", "apiVersion": "v1", "metadata": {"name": "q"},
@@ -211,11 +201,35 @@ async fn a_quota_holds_on_the_road() {
 
 #[tokio::test]
 async fn a_protected_namespace_stays() {
-    let sandbox = begun().await;
+    let sandbox = Sandbox::start().await;
     let admin = sandbox.client();
     let delete = request(Verb::Delete, "", "namespaces", "", "kube-system");
     assert_eq!(
         admin.call(delete).await.unwrap_err().message(),
         "namespaces \"kube-system\" is forbidden: this namespace may not be deleted"
     );
+}
+
+#[tokio::test]
+async fn the_defaults_of_a_cluster_are_written_once() {
+    let sandbox = Sandbox::start().await;
+    let admin = sandbox.client();
+    let config = bootstrap::Config {
+        service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
+        client_ca: String::new(),
+        front_proxy_ca: String::new(),
+        server_ca: String::new(),
+        server: sandbox.url(),
+    };
+    let masters: BTreeSet<SocketAddr> =
+        ["10.0.0.1:6443", "10.0.0.2:6443"].iter().map(|it| it.parse().unwrap()).collect();
+    let ip = bootstrap::masters::service_ip(&config.service_cidrs[0]);
+    bootstrap::masters::reconcile(&admin, ip, &masters).await.unwrap();
+    let service = request(Verb::Get, "", "services", "default", "kubernetes");
+    let service: Value = serde_json::from_slice(&admin.call(service).await.unwrap()).unwrap();
+    assert_eq!(service["spec"]["clusterIP"], "10.43.0.1");
+    let before = sandbox.server.road().objects().revision();
+    bootstrap::bootstrap(&admin, &config).await.unwrap();
+    bootstrap::masters::reconcile(&admin, ip, &masters).await.unwrap();
+    assert_eq!(sandbox.server.road().objects().revision(), before);
 }

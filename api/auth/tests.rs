@@ -182,7 +182,7 @@ async fn reviews_answer_as_requests_are_answered() {
         async move { live.run(&objects).await }
     });
     live.ready().await;
-    for object in crate::bootstrap::policy::objects() {
+    for object in super::rbac::policy::objects() {
         let kind = object["kind"].as_str().unwrap().to_lowercase();
         bed.put("rbac.authorization.k8s.io", &format!("{kind}s"), &object).await;
     }

@@ -7,7 +7,6 @@
 mod defaults;
 mod flows;
 pub mod masters;
-pub mod policy;
 mod reconcile;
 
 use std::time::Duration;
@@ -17,6 +16,7 @@ use futures::stream::{self, TryStreamExt};
 use ipnet::IpNet;
 use serde_json::Value;
 
+use crate::auth::rbac::policy;
 use crate::client::Client;
 use crate::error::{Reason, Status};
 use crate::object::GroupVersionResource;

@@ -4,6 +4,7 @@
 //! snapshot of the live table.
 
 pub mod escalation;
+pub mod policy;
 
 use crate::auth::{Attributes, Authorizer, Decision};
 use crate::live::Live;
@@ -132,8 +133,9 @@ mod tests {
     #[test]
     fn a_rule_allows_what_it_names_and_nothing_beside() {
         let named = |verbs: serde_json::Value| {
-            let names = json!(["a"]);
-            json!({"verbs": verbs, "apiGroups": [""], "resources": ["pods"], "resourceNames": names})
+            let mut rule = json!({"verbs": verbs, "apiGroups": [""], "resources": ["pods"]});
+            rule["resourceNames"] = json!(["a"]);
+            rule
         };
         let cases = [
             (json!({"verbs":["get"],"apiGroups":[""],"resources":["pods"]}), "get pods", true),
