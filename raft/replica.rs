@@ -18,6 +18,7 @@ use kontiki_storage::Store;
 use kontiki_storage::directory::{Directory, Space};
 use kontiki_storage::request::{Answer, Command, Range, RangeAnswer};
 use kontiki_storage::revision::{Index, Revision};
+use kontiki_storage::snapshot::Snapshot;
 use kontiki_storage::watch::{self as store_watch, Watcher};
 use openraft::Instant as _;
 use openraft::ServerState;
@@ -244,6 +245,12 @@ impl Replica {
     /// Makes the store durable now, instead of at the next turn.
     pub async fn flush(&self) -> Result<(), Error> {
         if duties::flusher::flush(&self.0).await { Ok(()) } else { Err(self.0.stopped()) }
+    }
+
+    /// The store as it is now, as files: for a backup. Its space is given back when it is let go.
+    pub async fn snapshot(&self) -> Result<Arc<Snapshot>, Error> {
+        self.0.serving()?;
+        Ok(self.0.snapshots.fresh().await?)
     }
 
     /// Hands leadership over if there is someone to take it, makes the store durable and stops. What is

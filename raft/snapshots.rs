@@ -94,6 +94,14 @@ impl Snapshots {
         Ok((header, chunks.boxed()))
     }
 
+    /// The present state as files, for whoever keeps it elsewhere.
+    pub(crate) async fn fresh(self: &Arc<Self>) -> Result<Arc<Snapshot>, Error> {
+        let this = self.clone();
+        let taken = blocking(move || this.take()).await?;
+        *self.used_at.lock() = None;
+        Ok(taken)
+    }
+
     fn describe(&self, least: Option<LogId>) -> Result<(SnapshotHeader, Arc<Snapshot>), Error> {
         let reaches = |mark: &Mark| mark.log_id.map(|id| id.index) >= least.map(|id| id.index);
         let kept = match self.shelf.newest() {

@@ -1,0 +1,141 @@
+//! Clusters in one process, each member with a port of its own for etcd's clients.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use etcd_client::{Client, ConnectOptions};
+use kontiki_raft::log::{self, FlusherMode, SimDisk};
+use kontiki_raft::network::memory::Network;
+use kontiki_raft::replica::{Parts, Role};
+use kontiki_raft::{ClusterId, NodeId, Peer, Replica};
+use kontiki_storage::directory::{Directory, Expect, Identity};
+use kontiki_storage::engine::memory::MemoryFactory;
+use tokio::net::TcpListener;
+
+use crate::etcd::{Config, router};
+
+const CLUSTER: ClusterId = ClusterId(0xc1);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) struct Member {
+    pub(super) replica: Replica,
+    pub(super) address: SocketAddr,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+pub(super) struct Bed {
+    pub(super) network: Network,
+    pub(super) members: Vec<Member>,
+    /// Seconds since 1970, as the members are told.
+    pub(super) clock: Arc<AtomicU64>,
+    _root: tempfile::TempDir,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+pub(super) async fn single() -> Bed {
+    Bed::of(1, |_| {}).await
+}
+
+impl Bed {
+    pub(super) async fn of(size: u64, configure: impl Fn(&mut Config)) -> Bed {
+        let root = tempfile::tempdir().unwrap();
+        let clock = Arc::new(AtomicU64::new(1_700_000_000));
+        let mut bed = Bed { network: Network::new(7), members: Vec::new(), clock, _root: root };
+        for id in 1..=size {
+            let path = bed._root.path().join(id.to_string());
+            let replica = start(&bed.network, &path, id).await;
+            bed.network.listen(NodeId(id), replica.inbound());
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let clock = bed.clock.clone();
+            let mut config = Config::new(Arc::new(move || clock.load(Ordering::Relaxed)));
+            configure(&mut config);
+            let router = router(replica.clone(), config);
+            let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+            let peer = Peer {
+                name: format!("m{id}"),
+                address: format!("10.0.0.{id}:2380"),
+                client_urls: vec![format!("http://{address}")],
+            };
+            if id == 1 {
+                replica.bootstrap(peer).await.unwrap();
+            } else {
+                bed.members[0].replica.add_learner(NodeId(id), peer).await.unwrap();
+                while let Err(error) = bed.members[0].replica.promote(NodeId(id)).await {
+                    assert!(matches!(error, kontiki_raft::Error::Membership(_)), "{error}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            bed.members.push(Member { replica, address, serving });
+        }
+        for member in &bed.members {
+            let ready = |status: &kontiki_raft::replica::Status| {
+                status.ready && matches!(status.role, Role::Leader | Role::Follower)
+            };
+            member.replica.wait(PATIENCE, ready).await.expect("ready");
+        }
+        bed
+    }
+
+    pub(super) async fn client(&self, member: usize) -> Client {
+        self.client_with(member, ConnectOptions::new()).await.unwrap()
+    }
+
+    pub(super) async fn client_with(
+        &self,
+        member: usize,
+        options: ConnectOptions,
+    ) -> Result<Client, etcd_client::Error> {
+        let address = self.members[member].address.to_string();
+        Client::connect([address], Some(options)).await
+    }
+
+    pub(super) fn store(&self) -> &kontiki_storage::Store {
+        self.members[0].replica.store()
+    }
+}
+
+async fn start(network: &Network, path: &Path, id: u64) -> Replica {
+    let identity =
+        Identity { cluster: CLUSTER.0, node: id, name: format!("m{id}"), release: "test".into() };
+    let directory = Directory::open_or_create(path, &Expect::default(), || identity).unwrap();
+    let parts = Parts {
+        directory: Arc::new(directory),
+        engine: Arc::new(MemoryFactory::new(id)),
+        store: kontiki_storage::Options::default(),
+        log_disk: Arc::new(SimDisk::new(id)),
+        log: log::Options {
+            segment_bytes: 16 << 20,
+            flusher: FlusherMode::Inline,
+            zeros_written_ahead: false,
+            ..log::Options::default()
+        },
+        transport: network.transport(CLUSTER, NodeId(id)),
+        space: None,
+    };
+    let config = kontiki_raft::Config {
+        election_timeout_ms: (300, 600),
+        heartbeat_ms: 50,
+        request_timeout_ms: Some(5000),
+        ..kontiki_raft::Config::default()
+    };
+    Replica::start(parts, config).await.unwrap()
+}
+
+/// The words of a refusal.
+pub(super) fn refusal<T: std::fmt::Debug>(result: Result<T, etcd_client::Error>) -> String {
+    match result.expect_err("refused") {
+        etcd_client::Error::GRpcStatus(status) => {
+            format!("{:?}: {}", status.code(), status.message())
+        }
+        other => panic!("another error: {other}"),
+    }
+}
