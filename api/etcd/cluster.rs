@@ -6,6 +6,7 @@
 
 use kontiki_raft::membership::Member;
 use kontiki_raft::{NodeId, Peer};
+use kontiki_storage::revision::Revision;
 use tonic::{Request, Response, Status};
 
 use super::front::{Caller, Front, Service};
@@ -28,7 +29,7 @@ impl Cluster for ClusterService {
         let id = NodeId(rand::random_range(1..=u64::MAX));
         self.0.replica().add_learner(id, peer.clone()).await.map_err(status::of)?;
         Ok(Response::new(pb::MemberAddResponse {
-            header: Some(self.0.header()),
+            header: Some(self.header()),
             member: Some(member(Member { id, peer, voter: false })),
             members: self.members(),
         }))
@@ -42,7 +43,7 @@ impl Cluster for ClusterService {
         self.0.administrator(&caller).await?;
         let id = NodeId(request.into_inner().id);
         self.0.replica().remove(id).await.map_err(status::of)?;
-        let header = Some(self.0.header());
+        let header = Some(self.header());
         Ok(Response::new(pb::MemberRemoveResponse { header, members: self.members() }))
     }
 
@@ -59,7 +60,7 @@ impl Cluster for ClusterService {
         let known = known.ok_or_else(status::member_not_found)?;
         let peer = Peer { address: address(&peer_ur_ls)?, ..known.peer };
         self.0.replica().update(id, peer).await.map_err(status::of)?;
-        let header = Some(self.0.header());
+        let header = Some(self.header());
         Ok(Response::new(pb::MemberUpdateResponse { header, members: self.members() }))
     }
 
@@ -71,7 +72,7 @@ impl Cluster for ClusterService {
         if request.get_ref().linearizable {
             self.0.replica().read_barrier().await.map_err(status::of)?;
         }
-        let header = Some(self.0.header());
+        let header = Some(self.header());
         Ok(Response::new(pb::MemberListResponse { header, members: self.members() }))
     }
 
@@ -83,12 +84,17 @@ impl Cluster for ClusterService {
         self.0.administrator(&caller).await?;
         let id = NodeId(request.into_inner().id);
         self.0.replica().promote(id).await.map_err(status::of)?;
-        let header = Some(self.0.header());
+        let header = Some(self.header());
         Ok(Response::new(pb::MemberPromoteResponse { header, members: self.members() }))
     }
 }
 
 impl ClusterService {
+    /// As etcd's: the membership has no place in the history of keys.
+    fn header(&self) -> pb::ResponseHeader {
+        self.0.header_at(Revision::ZERO)
+    }
+
     fn members(&self) -> Vec<pb::Member> {
         self.0.replica().members().into_iter().map(member).collect()
     }

@@ -1,7 +1,13 @@
 //! The whole store as one stream, as etcd's clients save it.
 //!
-//! What comes out is Kontiki's own archive (`docs/formats/snapshot.md`) and after it, as with etcd, the
-//! SHA-256 of all of it. [`saved`] opens a file that was written so.
+//! What comes out is Kontiki's own archive (`docs/formats/snapshot.md`) in a wrapping that etcd's clients
+//! take for one of etcd's, and [`saved`] takes off again:
+//!
+//! ```text
+//! archive | zeros | length of the archive (8, little endian) | SHA-256 of all before it (32)
+//! ```
+//! All but the checksum fills whole sectors of 512 bytes: by the odd 32 bytes etcdctl tells that there is
+//! a checksum.
 //!
 //! Never: holds more than a few pieces in memory; whoever reads slowly holds up the writing of its own
 //! stream alone.
@@ -23,7 +29,9 @@ use super::{VERSION, status};
 
 const PIECE_BYTES: usize = 256 << 10;
 const PIECES_AHEAD: usize = 4;
-const CHECKSUM_BYTES: usize = 32;
+const SECTOR_BYTES: u64 = 512;
+const LENGTH_BYTES: u64 = 8;
+const CHECKSUM_BYTES: u64 = 32;
 
 pub(crate) async fn stream(
     front: &Front,
@@ -50,7 +58,7 @@ fn send(snapshot: &Arc<Snapshot>, pieces: mpsc::Sender<Result<Bytes, Status>>) {
     let mut out = Pieces { pieces, gathered: BytesMut::new(), checksum: Sha256::new() };
     let written = archive::write(snapshot, &mut out);
     let ended = match written {
-        Ok(_) => out.end(),
+        Ok(bytes) => out.end(bytes),
         Err(error) => out.pieces.blocking_send(Err(status::of_store(error))).map_err(gone),
     };
     if ended.is_err() {
@@ -66,7 +74,11 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn end(mut self) -> io::Result<()> {
+    fn end(mut self, archive_bytes: u64) -> io::Result<()> {
+        let unpadded = archive_bytes + LENGTH_BYTES;
+        let zeros = unpadded.next_multiple_of(SECTOR_BYTES) - unpadded;
+        io::copy(&mut io::repeat(0).take(zeros), &mut self)?;
+        self.write_all(&archive_bytes.to_le_bytes())?;
         self.pass()?;
         let checksum = self.checksum.finalize().to_vec();
         self.pieces.blocking_send(Ok(checksum.into())).map_err(gone)
@@ -105,8 +117,8 @@ impl Write for Pieces {
 /// The archive in a file that a client of this front saved, once its checksum was found to be right.
 pub fn saved(mut file: File) -> io::Result<Take<File>> {
     let bytes = file.metadata()?.len();
-    let body =
-        bytes.checked_sub(CHECKSUM_BYTES as u64).ok_or_else(|| damaged("it is too short"))?;
+    let body = bytes.checked_sub(CHECKSUM_BYTES).filter(|body| *body >= LENGTH_BYTES);
+    let body = body.ok_or_else(|| damaged("it is too short"))?;
     let mut checksum = Sha256::new();
     let mut buffer = vec![0; PIECE_BYTES];
     let mut left = body;
@@ -116,13 +128,20 @@ pub fn saved(mut file: File) -> io::Result<Take<File>> {
         checksum.update(&buffer[..wanted]);
         left -= wanted as u64;
     }
-    let mut stated = [0; CHECKSUM_BYTES];
+    let mut stated = [0; CHECKSUM_BYTES as usize];
     file.read_exact(&mut stated)?;
     if checksum.finalize().as_slice() != stated {
         return Err(damaged("its checksum does not match"));
     }
+    let mut length = [0; LENGTH_BYTES as usize];
+    file.seek(SeekFrom::Start(body - LENGTH_BYTES))?;
+    file.read_exact(&mut length)?;
+    let archive_bytes = u64::from_le_bytes(length);
+    if archive_bytes > body - LENGTH_BYTES {
+        return Err(damaged("it is no snapshot of Kontiki"));
+    }
     file.seek(SeekFrom::Start(0))?;
-    Ok(file.take(body))
+    Ok(file.take(archive_bytes))
 }
 
 fn damaged(what: &str) -> io::Error {

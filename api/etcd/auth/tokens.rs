@@ -180,3 +180,60 @@ fn claims<T: serde::de::DeserializeOwned + Clone>(
     let decoded = jsonwebtoken::decode(token, key, &validation);
     decoded.map(|it| it.claims).map_err(|_| status::invalid_auth_token())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::auth::{Permissions, User};
+
+    fn control(auth_changes: u64) -> Control {
+        let mut control = Control::default();
+        control.state.auth_changes = auth_changes;
+        control.permissions = Permissions::new(vec![("alice".into(), User::default())], Vec::new());
+        control
+    }
+
+    #[test]
+    fn a_jwt_is_good_until_it_ends_or_the_rules_change() {
+        let clock = Arc::new(std::sync::atomic::AtomicU64::new(1_000_000));
+        let time = clock.clone();
+        let jwt = Jwt {
+            algorithm: Algorithm::HS256,
+            signing: Some(EncodingKey::from_secret(b"secret")),
+            checking: DecodingKey::from_secret(b"secret"),
+            ttl_s: 60,
+        };
+        let tokens = Tokens::new(
+            TokenKind::Jwt(Arc::new(jwt)),
+            Arc::new(move || time.load(std::sync::atomic::Ordering::Relaxed)),
+        );
+        let token = tokens.issue("alice", &control(3)).unwrap();
+        assert_eq!(tokens.user(&token, &control(3)).unwrap(), "alice");
+        let old = tokens.user(&token, &control(4)).unwrap_err();
+        assert_eq!(old.message(), "etcdserver: revision of auth store is old");
+        let forged = jsonwebtoken::encode(
+            &Header::new(Algorithm::HS256),
+            &JwtClaims { username: "root".into(), revision: 9, exp: u64::MAX },
+            &EncodingKey::from_secret(b"another"),
+        );
+        for bad in [forged.unwrap(), "nonsense".into(), String::new()] {
+            let refused = tokens.user(&bad, &control(3)).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+        }
+        clock.fetch_add(60, std::sync::atomic::Ordering::Relaxed);
+        let refused = tokens.user(&token, &control(3)).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    }
+
+    #[test]
+    fn what_is_remembered_of_tokens_has_a_bound() {
+        let tokens = Tokens::new(TokenKind::Simple { ttl_s: 60 }, Arc::new(|| 1_000_000));
+        let mut control = control(1);
+        control.state.token_secret = Bytes::from_static(b"secret");
+        for _ in 0..REMEMBERED_MAX + 10 {
+            let token = tokens.issue("alice", &control).unwrap();
+            assert_eq!(tokens.user(&token, &control).unwrap(), "alice");
+        }
+        assert!(tokens.used.lock().len() <= REMEMBERED_MAX);
+    }
+}
