@@ -78,7 +78,7 @@ impl Election for ElectionService {
         let observer = Observer { service: self.clone(), queue, following: None };
         Ok(Response::new(Box::pin(stream::try_unfold(
             (observer, led),
-            |(mut observer, mut led)| async move {
+            |(mut observer, led)| async move {
                 tokio::select! {
                     next = observer.next() => Ok(Some((next?, (observer, led)))),
                     lost = led.lost() => Err(lost),

@@ -25,6 +25,7 @@ use super::auth::rules::{self, Who};
 use super::auth::{Passwords, Tokens};
 use super::control::{Alarm, Cache, Control, State};
 use super::keys;
+use super::leaderless::Leadership;
 use super::metrics::Metrics;
 use super::status;
 use super::wire::etcdserverpb::{self as pb, AlarmType};
@@ -43,6 +44,7 @@ struct Inner {
     tokens: Tokens,
     passwords: Passwords,
     metrics: Metrics,
+    leadership: Leadership,
     status: watch::Receiver<ReplicaStatus>,
 }
 
@@ -67,6 +69,7 @@ impl Front {
         let status = replica.status();
         Front(Arc::new(Inner {
             metrics: Metrics::default(),
+            leadership: Leadership::default(),
             replica,
             config,
             control: Cache::default(),
@@ -100,8 +103,8 @@ impl Front {
         self.0.status.borrow()
     }
 
-    pub(crate) fn watch_status(&self) -> watch::Receiver<ReplicaStatus> {
-        self.0.status.clone()
+    pub(crate) fn leadership(&self) -> &Leadership {
+        &self.0.leadership
     }
 
     /// Lets a request in, and says who sent it.

@@ -232,7 +232,7 @@ impl Reading {
         if self.held.is_none() {
             self.done = true;
             let (count, more) = self.pages.totals()?;
-            response.header = Some(self.header.clone());
+            response.header = Some(self.header);
             (response.count, response.more) = (translate::signed(count), more);
         }
         Ok(Some(pb::RangeStreamResponse { range_response: Some(response) }))

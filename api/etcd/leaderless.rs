@@ -1,12 +1,15 @@
 //! Ends streams whose clients asked for a leader, when there has been none for a while.
 //!
-//! As etcd: three election timeouts. A stream on a member that is cut off would otherwise stay silent for
-//! ever, and its client would not look for another member.
+//! A stream on a member that is cut off would otherwise stay silent for ever, and its client would not
+//! look for another member. A follower that hears nothing goes on naming the leader it had, so what it
+//! says is not asked: a read barrier is, which needs a leader that a quorum follows.
+//!
+//! Keeps: however many streams ask, one barrier at a time is waited for, and its outcome is good for all
+//! for a while.
 
 use std::time::Duration;
 
-use kontiki_raft::replica::Status as ReplicaStatus;
-use tokio::sync::watch;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
@@ -14,37 +17,56 @@ use tonic::metadata::MetadataMap;
 use super::front::{Front, wants_leader};
 use super::status;
 
+/// What was found last, shared by all streams of a front.
+#[derive(Default)]
+pub(crate) struct Leadership {
+    found: Mutex<Option<(Instant, bool)>>,
+    looking: tokio::sync::Mutex<()>,
+}
+
+impl Leadership {
+    /// Whether somebody led within the last `patience`.
+    async fn is_there(&self, front: &Front, patience: Duration) -> bool {
+        if let Some(found) = self.recent(patience) {
+            return found;
+        }
+        let _turn = self.looking.lock().await;
+        if let Some(found) = self.recent(patience) {
+            return found;
+        }
+        let barrier = tokio::time::timeout(patience, front.replica().read_barrier()).await;
+        let found = matches!(barrier, Ok(Ok(())));
+        *self.found.lock() = Some((Instant::now(), found));
+        found
+    }
+
+    fn recent(&self, patience: Duration) -> Option<bool> {
+        self.found.lock().filter(|(at, _)| at.elapsed() < patience).map(|(_, found)| found)
+    }
+}
+
+/// A stream's wish for a leader.
 pub(crate) struct Led {
-    /// `None` for a client that did not ask.
-    replica: Option<watch::Receiver<ReplicaStatus>>,
+    front: Option<Front>,
     patience: Duration,
-    leaderless_since: Option<Instant>,
 }
 
 impl Led {
     pub(crate) fn of(front: &Front, metadata: &MetadataMap) -> Led {
-        let replica = wants_leader(metadata).then(|| front.watch_status());
-        Led { replica, patience: front.config().leaderless_for, leaderless_since: None }
+        let patience = front.config().leaderless_for;
+        Led { front: wants_leader(metadata).then(|| front.clone()), patience }
     }
 
-    /// Returns when there has been no leader for too long. Cancel safe.
-    pub(crate) async fn lost(&mut self) -> Status {
-        let Some(replica) = &mut self.replica else {
+    /// Returns when there has been no leader for too long; never for a client that did not ask. Cancel
+    /// safe, and begins anew each time.
+    pub(crate) async fn lost(&self) -> Status {
+        let Some(front) = &self.front else {
             return std::future::pending().await;
         };
         loop {
-            let Some(since) = self.leaderless_since else {
-                if replica.wait_for(|status| status.leader.is_none()).await.is_err() {
-                    return status::stopped();
-                }
-                self.leaderless_since = Some(Instant::now());
-                continue;
-            };
-            let found = replica.wait_for(|status| status.leader.is_some());
-            match tokio::time::timeout_at(since + self.patience, found).await {
-                Ok(Ok(_)) => self.leaderless_since = None,
-                Ok(Err(_)) => return status::stopped(),
-                Err(_) => return status::no_leader(),
+            tokio::time::sleep(self.patience).await;
+            if !front.leadership().is_there(front, self.patience).await {
+                return status::no_leader();
             }
         }
     }

@@ -103,7 +103,6 @@ impl Config {
 }
 
 /// Everything on one port. It has no tasks of its own: what it does, it does for a request.
-#[must_use]
 pub fn router(replica: Replica, config: Config) -> Router {
     let front = Front::new(replica, config);
     let bytes_max = front.config().message_bytes_max();

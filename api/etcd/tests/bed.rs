@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use crate::etcd::{Config, router};
 
 const CLUSTER: ClusterId = ClusterId(0xc1);
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) struct Member {
     pub(super) replica: Replica,
@@ -31,7 +31,7 @@ pub(super) struct Bed {
     pub(super) members: Vec<Member>,
     /// Seconds since 1970, as the members are told.
     pub(super) clock: Arc<AtomicU64>,
-    _root: tempfile::TempDir,
+    root: tempfile::TempDir,
 }
 
 impl Drop for Member {
@@ -48,41 +48,57 @@ impl Bed {
     pub(super) async fn of(size: u64, configure: impl Fn(&mut Config)) -> Bed {
         let root = tempfile::tempdir().unwrap();
         let clock = Arc::new(AtomicU64::new(1_700_000_000));
-        let mut bed = Bed { network: Network::new(7), members: Vec::new(), clock, _root: root };
+        let mut bed = Bed { network: Network::new(7), members: Vec::new(), clock, root };
         for id in 1..=size {
-            let path = bed._root.path().join(id.to_string());
-            let replica = start(&bed.network, &path, id).await;
-            bed.network.listen(NodeId(id), replica.inbound());
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap();
-            let clock = bed.clock.clone();
-            let mut config = Config::new(Arc::new(move || clock.load(Ordering::Relaxed)));
-            configure(&mut config);
-            let router = router(replica.clone(), config);
-            let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-            let peer = Peer {
-                name: format!("m{id}"),
-                address: format!("10.0.0.{id}:2380"),
-                client_urls: vec![format!("http://{address}")],
-            };
-            if id == 1 {
-                replica.bootstrap(peer).await.unwrap();
-            } else {
-                bed.members[0].replica.add_learner(NodeId(id), peer).await.unwrap();
-                while let Err(error) = bed.members[0].replica.promote(NodeId(id)).await {
-                    assert!(matches!(error, kontiki_raft::Error::Membership(_)), "{error}");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
-            bed.members.push(Member { replica, address, serving });
-        }
-        for member in &bed.members {
-            let ready = |status: &kontiki_raft::replica::Status| {
-                status.ready && matches!(status.role, Role::Leader | Role::Follower)
-            };
-            member.replica.wait(PATIENCE, ready).await.expect("ready");
+            bed.add(id, &configure).await;
+            bed.promote(id).await;
         }
         bed
+    }
+
+    /// Starts a member, which follows without a vote; the first is the cluster.
+    pub(super) async fn add(&mut self, id: u64, configure: impl Fn(&mut Config)) {
+        let replica = start(&self.network, &self.root.path().join(id.to_string()), id).await;
+        self.network.listen(NodeId(id), replica.inbound());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let clock = self.clock.clone();
+        let mut config = Config::new(Arc::new(move || clock.load(Ordering::Relaxed)));
+        configure(&mut config);
+        let router = router(replica.clone(), config);
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let peer = Peer {
+            name: format!("m{id}"),
+            address: format!("10.0.0.{id}:2380"),
+            client_urls: vec![format!("http://{address}")],
+        };
+        match self.members.first() {
+            None => replica.bootstrap(peer).await.unwrap(),
+            Some(first) => first.replica.add_learner(NodeId(id), peer).await.unwrap(),
+        }
+        replica.wait(PATIENCE, |status| status.ready).await.expect("ready");
+        self.members.push(Member { replica, address, serving });
+    }
+
+    async fn promote(&self, id: u64) {
+        if id > 1 {
+            while let Err(error) = self.members[0].replica.promote(NodeId(id)).await {
+                assert!(matches!(error, kontiki_raft::Error::Membership(_)), "{error}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        let member = &self.members[id as usize - 1].replica;
+        let votes = |status: &kontiki_raft::replica::Status| {
+            matches!(status.role, Role::Leader | Role::Follower)
+        };
+        member.wait(PATIENCE, votes).await.expect("it votes");
+    }
+
+    /// Cuts a member off from all others.
+    pub(super) fn isolate(&self, id: u64) {
+        for other in (1..=self.members.len() as u64).filter(|other| *other != id) {
+            self.network.cut(NodeId(id), NodeId(other));
+        }
     }
 
     pub(super) async fn client(&self, member: usize) -> Client {

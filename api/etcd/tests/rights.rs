@@ -268,3 +268,18 @@ async fn no_write_overtakes_the_change_that_forbids_it_on_any_member() {
         root.user_grant_role("alice", "writer").await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_certificate_stands_for_the_user_it_names() {
+    let named = |config: &mut crate::etcd::Config| {
+        config.certificate_name = Some(std::sync::Arc::new(|_| Some("alice".into())));
+    };
+    let bed = Bed::of(1, named).await;
+    enable(&mut bed.client(0).await).await;
+    let mut alice = bed.client(0).await;
+    alice.put("a/1", "x", None).await.unwrap();
+    assert_eq!(refusal(alice.put("b", "x", None).await), DENIED);
+    // A token says more than the certificate of the connection it comes over.
+    let mut bob = log_in(&bed, 0, "bob").await;
+    assert_eq!(refusal(bob.put("a/1", "y", None).await), DENIED);
+}

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use etcd_client::{
-    Client, EventType, PutOptions, Txn, TxnOp, WatchFilterType, WatchOptions, WatchResponse,
-    WatchStream,
+    Client, ConnectOptions, EventType, GetOptions, PutOptions, Txn, TxnOp, WatchFilterType,
+    WatchOptions, WatchResponse, WatchStream,
 };
 
 use super::bed::{self, Bed};
@@ -172,4 +172,61 @@ async fn an_event_of_a_lease_that_ended_is_told() {
     let mut stream = watch(&mut client, "l/", Some(options)).await;
     client.lease_revoke(id).await.unwrap();
     assert_eq!(told(&next(&mut stream).await), "delete l/1=, delete l/2=");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_nothing_costs_no_memory_and_misses_nothing() {
+    let bed = bed::single().await;
+    let mut client = bed.client(0).await;
+    let mut stream = watch(&mut client, "k", WatchOptions::new()).await;
+    const PUTS: usize = 250;
+    for i in 0..PUTS {
+        let mut value = vec![b'x'; 100_000];
+        value.extend_from_slice(i.to_string().as_bytes());
+        client.put("k", value, None).await.unwrap();
+    }
+    let stats = bed.store().hub().stats();
+    assert!(stats.ring_bytes <= 16 << 20, "{stats:?}");
+    assert!(stats.ring_commits < PUTS, "the ring holds less than was written");
+    let mut seen = 0;
+    while seen < PUTS {
+        for event in next(&mut stream).await.events() {
+            let value = event.kv().unwrap().value();
+            assert_eq!(value[100_000..], *seen.to_string().as_bytes());
+            seen += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_is_cut_off_sends_those_away_who_want_a_leader() {
+    let quick = |config: &mut crate::etcd::Config| {
+        config.leaderless_for = Duration::from_millis(100);
+    };
+    let bed = Bed::of(3, quick).await;
+    let leader = bed.members[0].replica.status().borrow().leader.unwrap().0;
+    let cut_off = (1..=3).find(|id| *id != leader).unwrap();
+    let options = ConnectOptions::new().with_require_leader(true);
+    let mut client = bed.client_with(cut_off as usize - 1, options).await.unwrap();
+    let mut stream = watch(&mut client, "k", None).await;
+    bed.isolate(cut_off);
+    let no_leader = "Unavailable: etcdserver: no leader";
+    let ended = tokio::time::timeout(bed::PATIENCE, stream.message()).await.expect("it ends");
+    assert_eq!(bed::refusal(ended), no_leader);
+    assert_eq!(bed::refusal(client.put("k", "v", None).await), no_leader);
+}
+
+#[tokio::test]
+async fn a_learner_serves_what_it_has_and_nothing_else() {
+    let mut bed = bed::single().await;
+    bed.client(0).await.put("k", "v", None).await.unwrap();
+    bed.add(2, |_| {}).await;
+    let mut learner = bed.client(1).await;
+    let stale = Some(GetOptions::new().with_serializable());
+    assert_eq!(learner.get("k", stale).await.unwrap().count(), 1);
+    assert!(learner.status().await.unwrap().is_learner());
+    let refused = "FailedPrecondition: etcdserver: rpc not supported for learner";
+    assert_eq!(bed::refusal(learner.get("k", None).await), refused);
+    assert_eq!(bed::refusal(learner.put("k", "w", None).await), refused);
+    assert_eq!(bed::refusal(learner.watch("k", None).await.map(|_| ())), refused);
 }

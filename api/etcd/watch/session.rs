@@ -61,7 +61,7 @@ impl Session {
     pub(super) fn new(
         front: Front,
         caller: Caller,
-        mut led: Led,
+        led: Led,
         requests: Streaming<pb::WatchRequest>,
     ) -> Session {
         let interval = front.config().progress_interval;
@@ -149,15 +149,17 @@ impl Session {
                     self.refuse(reason);
                 }
             }
-            Some(RequestUnion::CancelRequest(request)) => {
-                if self.watches.remove(request.watch_id) {
-                    let now = self.front.replica().store().revision();
-                    self.respond(now, request.watch_id, |response| response.canceled = true);
-                }
-            }
+            Some(RequestUnion::CancelRequest(request)) => self.cancel_as_asked(request.watch_id),
             Some(RequestUnion::ProgressRequest(_)) => self.progress_wanted = true,
             // Something newer than this program; the stream goes on without it, as etcd's does.
             None => {}
+        }
+    }
+
+    /// An id that no watch has is passed over, as in etcd.
+    fn cancel_as_asked(&mut self, id: i64) {
+        if self.watches.contains(id) {
+            self.cancel(id, String::new());
         }
     }
 
