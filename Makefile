@@ -21,7 +21,7 @@ build: setup ## build the release binary: target/release/kontiki
 	@$(WITH) cargo build --release
 
 .PHONY: run
-run: build ## build and start a one-machine cluster in the foreground (ARGS="..." are passed on)
+run: build ## build and start a one-machine cluster in the foreground, so far its master (ARGS="...")
 	@target/release/kontiki start $(ARGS)
 
 .PHONY: test
@@ -43,8 +43,8 @@ deny: ## licences, sources and banned crates of the dependency graph
 	@cargo deny check bans licenses sources
 
 .PHONY: bench
-bench: setup ## measure the watch: one put reaching up to 10,000 watchers
-	@$(WITH) cargo bench --package kontiki-storage --bench watch
+bench: setup ## measure the store beside the machine's own limit (ARGS="--quick --output json" ...)
+	@$(WITH) cargo bench --quiet --package kontiki-raft --bench store -- $(ARGS)
 
 .PHONY: fix
 fix: setup ## let the formatter and clippy change what they can

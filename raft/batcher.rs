@@ -23,14 +23,11 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::error::Error;
+use crate::error::{Error, MembershipError};
+use crate::leader::LeaderSearch;
 use crate::network::{Forward, Forwarded, LinkError};
 use crate::replica::Inner;
 use crate::types::{Callback, NodeId, Payload, TypeConfig};
-
-/// How long a payload that was turned away waits before it asks again who leads, unless the answer
-/// comes earlier.
-const TURNED_AWAY_PAUSE: Duration = Duration::from_millis(20);
 
 type AnswerSender = oneshot::Sender<Result<Answer, Error>>;
 
@@ -333,15 +330,12 @@ async fn propose_here(replica: Arc<Inner>, flight: Flight) {
 
 /// Looks for the leader until one takes the payload, it may have been carried out, or time is over.
 async fn fly(replica: Arc<Inner>, flight: Flight) {
+    let mut search = LeaderSearch::new(&replica, flight.deadline);
     loop {
-        if replica.stop.is_cancelled() {
-            let error = replica.stopped();
-            return flight.fail(|| error.clone());
-        }
-        let leader = match replica.wait_for_leader(flight.deadline).await {
-            Some(leader) => leader,
-            None => {
-                let error = replica.no_leader();
+        let leader = match search.next().await {
+            Ok(leader) => leader,
+            Err(gave_up) => {
+                let error = gave_up.not_done(&replica);
                 return flight.fail(|| error.clone());
             }
         };
@@ -363,14 +357,7 @@ async fn fly(replica: Arc<Inner>, flight: Flight) {
                 return flight.answer(answers);
             }
             Sent::Unknown(reason) => return flight.fail(|| Error::Unknown(reason.clone())),
-            Sent::TurnedAway(reason) => {
-                tracing::debug!(%leader, %reason, "turned away, asking again");
-                if Instant::now() + TURNED_AWAY_PAUSE >= flight.deadline {
-                    let error = replica.no_leader();
-                    return flight.fail(|| error.clone());
-                }
-                replica.wait_for_other_leader(leader, TURNED_AWAY_PAUSE).await;
-            }
+            Sent::TurnedAway(reason) => search.turned_away(leader, reason),
         }
     }
 }
@@ -442,13 +429,14 @@ pub(crate) async fn propose_forwarded(replica: &Arc<Inner>, payload: Bytes) -> F
     if !replica.is_leader() {
         return Forwarded::NotLeader { leader: replica.leader() };
     }
+    let refused = |reason| Forwarded::Refused(MembershipError::Other(reason));
+    let (bytes, max) = (payload.len(), replica.config.entry_bytes_max());
+    if bytes > max {
+        return refused(format!("{bytes} bytes are forwarded at once, at most {max} are taken"));
+    }
     let commands: Arc<[Command]> = match codec::decode_commands(payload.clone()) {
         Ok(commands) => commands.into(),
-        Err(error) => {
-            return Forwarded::Refused(crate::error::MembershipError::Other(format!(
-                "the forwarded commands cannot be read: {error}"
-            )));
-        }
+        Err(error) => return refused(format!("the forwarded commands cannot be read: {error}")),
     };
     if let Err(full) = replica.room()
         && commands.iter().any(Command::adds_data)

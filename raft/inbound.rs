@@ -4,14 +4,17 @@
 //! is turned away. Ids that are merely unknown are let in: a member that lags behind has not heard of
 //! the newest member yet and must not keep it from being elected, and whoever wants to join asks before
 //! they belong.
+//! Keeps: stopping breaks off what peers have under way here, and waits for it, so that nothing of a
+//! stopped member works on in its directory.
 //! Never: answers for a member that has stopped; silence and refusal are safe, a wrong answer is not.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
 use kontiki_storage::LeaseId;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::batcher;
 use crate::error::{Error, MembershipError};
@@ -27,21 +30,58 @@ use crate::replica::Inner;
 use crate::snapshots::SnapshotData;
 use crate::types::{ClusterId, NodeId, SnapshotMeta, Vote};
 
-/// The replica as peers see it.
-pub(crate) struct Door(pub(crate) Arc<Inner>);
+/// The replica as peers see it. It does not keep the member alive: who still holds a door after the
+/// member was stopped finds it closed.
+pub(crate) struct Door(pub(crate) Weak<Inner>);
+
+/// A peer's request, for as long as this member runs.
+struct Visit {
+    replica: Arc<Inner>,
+    /// Stopping waits until it is gone.
+    _present: TaskTrackerToken,
+}
+
+impl Visit {
+    /// What `work` comes to; `None` when this member stops before that.
+    async fn unless_stopped<T, F>(self, work: impl FnOnce(Arc<Inner>) -> F) -> Option<T>
+    where
+        F: Future<Output = T>,
+    {
+        let stop = self.replica.stop.clone();
+        stop.run_until_cancelled(work(self.replica)).await
+    }
+}
 
 impl Door {
-    fn open(&self) -> Result<Arc<Inner>, String> {
-        if self.0.stop.is_cancelled() {
-            return Err(self.0.stopped().to_string());
+    fn open(&self) -> Result<Visit, String> {
+        let replica = self.0.upgrade().ok_or_else(stopped)?;
+        // Counted before the look: whoever stops this member waits for those who came in time.
+        let visit = Visit { _present: replica.present(), replica };
+        if visit.replica.stop.is_cancelled() {
+            return Err(visit.replica.stopped().to_string());
         }
-        Ok(self.0.clone())
+        Ok(visit)
     }
 
-    /// A removed member takes no part, whatever way its message took.
-    fn refuse_removed(&self, from: &Vote) -> Result<(), String> {
-        removed(&self.0, from.leader_id.voted_for)
+    /// Does `work` for a peer. What is not done when this member stops is broken off.
+    fn attend<T, F, W>(&self, work: W) -> BoxFuture<'static, Result<T, String>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, String>> + Send + 'static,
+        W: FnOnce(Arc<Inner>) -> F + Send + 'static,
+    {
+        let visit = self.open();
+        Box::pin(async move { visit?.unless_stopped(work).await.unwrap_or_else(|| Err(stopped())) })
     }
+}
+
+fn stopped() -> String {
+    "this member has stopped".into()
+}
+
+/// A removed member takes no part, whatever way its message took.
+fn refuse_removed(replica: &Inner, from: &Vote) -> Result<(), String> {
+    removed(replica, from.leader_id.voted_for)
 }
 
 fn removed(replica: &Inner, id: NodeId) -> Result<(), String> {
@@ -53,7 +93,7 @@ fn removed(replica: &Inner, id: NodeId) -> Result<(), String> {
 
 impl Inbound for Door {
     fn admit(&self, cluster: ClusterId, from: NodeId) -> Result<(), String> {
-        let replica = self.open()?;
+        let replica = self.open()?.replica;
         if cluster != replica.cluster {
             return Err(
                 MembershipError::OtherCluster { given: cluster, ours: replica.cluster }.to_string()
@@ -67,10 +107,15 @@ impl Inbound for Door {
         removed(&replica, from)
     }
 
+    fn greeted(&self, from: NodeId) {
+        if let Ok(visit) = self.open() {
+            visit.replica.heard_from(from);
+        }
+    }
+
     fn append(&self, request: AppendRequest) -> BoxFuture<'static, Result<AppendResponse, String>> {
-        let checked = self.open().and_then(|r| self.refuse_removed(&request.vote).map(|()| r));
-        Box::pin(async move {
-            let replica = checked?;
+        self.attend(|replica| async move {
+            refuse_removed(&replica, &request.vote)?;
             replica.raft().append_entries(request).await.map_err(|e| e.to_string())
         })
     }
@@ -80,32 +125,38 @@ impl Inbound for Door {
         requests: BoxStream<'static, AppendRequest>,
     ) -> BoxStream<'static, Result<AppendResult, String>> {
         match self.open() {
-            Ok(replica) => replica
+            // What the stream holds keeps nothing of this member open, and it may be left unread for
+            // long: it is not waited for.
+            Ok(Visit { replica, .. }) => replica
                 .raft()
                 .stream_append(requests)
                 .map(|answer| answer.map_err(|fatal| fatal.to_string()))
+                .take_until(replica.stop.clone().cancelled_owned())
                 .boxed(),
             Err(reason) => futures::stream::iter([Err(reason)]).boxed(),
         }
     }
 
     fn vote(&self, request: VoteRequest) -> BoxFuture<'static, Result<VoteResponse, String>> {
-        let checked = self.open().and_then(|r| self.refuse_removed(&request.vote).map(|()| r));
-        Box::pin(async move { checked?.raft().vote(request).await.map_err(|e| e.to_string()) })
+        self.attend(|replica| async move {
+            refuse_removed(&replica, &request.vote)?;
+            replica.raft().vote(request).await.map_err(|e| e.to_string())
+        })
     }
 
     fn pre_vote(&self, request: VoteRequest) -> BoxFuture<'static, Result<VoteResponse, String>> {
-        let checked = self.open().and_then(|r| self.refuse_removed(&request.vote).map(|()| r));
-        Box::pin(async move { checked?.raft().pre_vote(request).await.map_err(|e| e.to_string()) })
+        self.attend(|replica| async move {
+            refuse_removed(&replica, &request.vote)?;
+            replica.raft().pre_vote(request).await.map_err(|e| e.to_string())
+        })
     }
 
     fn transfer_leader(
         &self,
         request: TransferRequest,
     ) -> BoxFuture<'static, Result<TransferResponse, String>> {
-        let replica = self.open();
-        Box::pin(async move {
-            replica?.raft().handle_transfer_leader(request).await.map_err(|e| e.to_string())
+        self.attend(|replica| async move {
+            replica.raft().handle_transfer_leader(request).await.map_err(|e| e.to_string())
         })
     }
 
@@ -114,11 +165,9 @@ impl Inbound for Door {
         header: SnapshotHeader,
         chunks: BoxStream<'static, io::Result<SnapshotChunk>>,
     ) -> BoxFuture<'static, Result<SnapshotResponse, String>> {
-        let replica = self.open();
-        Box::pin(async move {
-            let replica = replica?;
+        self.attend(|replica| async move {
             let vote: Vote = convert::decode_vote(&header.vote).map_err(|e| e.to_string())?;
-            removed(&replica, vote.leader_id.voted_for)?;
+            refuse_removed(&replica, &vote)?;
             let meta: SnapshotMeta =
                 convert::decode_snapshot_meta(&header.meta).map_err(|e| e.to_string())?;
             let received =
@@ -133,13 +182,14 @@ impl Inbound for Door {
     }
 
     fn forward(&self, request: Forward) -> BoxFuture<'static, Forwarded> {
-        let replica = self.open();
+        let visit = self.open();
         Box::pin(async move {
-            match replica {
-                Ok(replica) => answer(replica, request).await,
+            let Ok(visit) = visit else {
                 // Certain, since nothing was begun.
-                Err(_) => Forwarded::NotLeader { leader: None },
-            }
+                return Forwarded::NotLeader { leader: None };
+            };
+            let answered = visit.unless_stopped(|replica| answer(replica, request)).await;
+            answered.unwrap_or_else(|| Forwarded::Unknown(stopped()))
         })
     }
 
@@ -149,8 +199,9 @@ impl Inbound for Door {
         'static,
         Result<(SnapshotHeader, BoxStream<'static, io::Result<SnapshotChunk>>), String>,
     > {
-        let replica = self.open();
-        Box::pin(async move { replica?.snapshots.export(None).await.map_err(|e| e.to_string()) })
+        self.attend(|replica| async move {
+            replica.snapshots.export(None).await.map_err(|e| e.to_string())
+        })
     }
 }
 

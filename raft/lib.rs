@@ -2,6 +2,7 @@
 //!
 //! [`replica::Replica`] is the door: propose a command, wait for a read barrier, watch, keep leases alive,
 //! change the membership. Whoever holds one never needs to know who leads.
+//! [`recovery`] is for directories on which no member runs.
 //! Below it openraft decides, [`log`] keeps entries durably, `state_machine` hands them to the store, and
 //! [`network`] carries messages between masters. openraft's names stay inside this crate.
 
@@ -10,6 +11,7 @@ pub mod lifecycle;
 pub mod log;
 pub mod membership;
 pub mod network;
+pub mod recovery;
 pub mod replica;
 pub mod types;
 
@@ -17,6 +19,7 @@ mod batcher;
 mod duties;
 mod encoding;
 mod inbound;
+mod leader;
 mod log_store;
 mod outbound;
 mod progress;

@@ -82,6 +82,13 @@ impl Stage {
     }
 }
 
+/// What is wrong with a directory that can't be started from: [`Stage::Removed`] or [`Stage::Condemned`].
+pub fn verdict(directory: &Directory) -> Result<Option<Stage>, Error> {
+    let id = NodeId(directory.identity().node);
+    let condemned = directory.condemned()?;
+    Ok(condemned.map(|reason| Stage::of(id, Some(reason), &Mark::default())))
+}
+
 /// Opens links under an id: the old one until it is removed, the new one after.
 pub type TransportAs<'t> = &'t (dyn Fn(NodeId) -> Arc<dyn Transport> + Sync);
 

@@ -56,6 +56,15 @@ impl LogStore {
         Ok(last.map(|last| if last.index < committed.index { last } else { committed }))
     }
 
+    /// The newest entry's id; of a log without entries, the place up to which it is purged.
+    pub(crate) fn last(&self) -> io::Result<Option<LogId>> {
+        last_of(&self.log.state())
+    }
+
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        *self.vote.lock()
+    }
+
     /// Entries of `from..to`, at least one if there is one, and no more than about `bytes_max` bytes.
     pub(crate) fn entries(
         &self,
@@ -149,7 +158,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        Ok(*self.vote.lock())
+        Ok(self.vote())
     }
 }
 

@@ -17,6 +17,7 @@ use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::time::Instant;
 
 use crate::error::{Error, MembershipError};
+use crate::leader::LeaderSearch;
 use crate::network::{Forward, Forwarded, LinkError};
 use crate::replica::Inner;
 use crate::types::{NodeId, Peer, TypeConfig};
@@ -93,7 +94,7 @@ pub(crate) async fn remove(replica: &Arc<Inner>, id: NodeId) -> Result<(), Error
     let members = members(replica);
     let member = members.iter().find(|m| m.id == id).ok_or(MembershipError::NotFound(id))?;
     if member.voter {
-        quorum_stays(replica, &members, id)?;
+        quorum_stays(replica, &members, id).await?;
         change(replica, ChangeMembers::RemoveVoters(BTreeSet::from([id])), true).await?;
         // It is told that it votes no more, if it can be reached at all; then it is let go.
         let patience = Duration::from_millis(2 * replica.config.election_timeout_ms.1);
@@ -108,7 +109,7 @@ pub(crate) async fn remove(replica: &Arc<Inner>, id: NodeId) -> Result<(), Error
 /// The leader cannot well preside over its own removal: it hands over, and asks its successor.
 async fn remove_this(replica: &Arc<Inner>) -> Result<(), Error> {
     let members = members(replica);
-    quorum_stays(replica, &members, replica.id)?;
+    quorum_stays(replica, &members, replica.id).await?;
     let successor = successor(replica).ok_or_else(|| {
         MembershipError::Other("the last voter cannot be removed; it is the cluster".into())
     })?;
@@ -185,8 +186,9 @@ fn free_of_others(members: &[Member], id: NodeId, peer: &Peer) -> Result<(), Err
     Ok(())
 }
 
-/// Refuses a removal after which the voters that are known to live would be no quorum.
-fn quorum_stays(replica: &Inner, members: &[Member], id: NodeId) -> Result<(), Error> {
+/// Refuses a removal after which the voters that are known to live would be no quorum. Who has led for
+/// less than an election timeout has not heard from everybody yet, so they are given that time.
+async fn quorum_stays(replica: &Inner, members: &[Member], id: NodeId) -> Result<(), Error> {
     let left: Vec<NodeId> =
         members.iter().filter(|m| m.voter && m.id != id).map(|m| m.id).collect();
     let voters = left.len();
@@ -194,11 +196,12 @@ fn quorum_stays(replica: &Inner, members: &[Member], id: NodeId) -> Result<(), E
         let reason = "the last voter cannot be removed; it is the cluster";
         return Err(MembershipError::Other(reason.into()).into());
     }
-    let healthy = left.iter().filter(|id| replica.is_healthy(**id)).count();
-    if healthy < voters / 2 + 1 {
-        return Err(MembershipError::LosesQuorum { id, healthy, voters }.into());
+    let healthy = |replica: &Inner| left.iter().filter(|id| replica.is_healthy(**id)).count();
+    let patience = Duration::from_millis(replica.config.election_timeout_ms.1);
+    if replica.wait_until(patience, |replica| healthy(replica) > voters / 2).await {
+        return Ok(());
     }
-    Ok(())
+    Err(MembershipError::LosesQuorum { id, healthy: healthy(replica), voters }.into())
 }
 
 /// One change, agreed on when this returns. A change that a former leader left behind, or that is only
@@ -255,38 +258,27 @@ fn refusal(replica: &Inner, error: ClientWriteError<TypeConfig>) -> Error {
 /// Brings a request to whoever leads, this member included. It is sent again only when it certainly was
 /// not carried out.
 pub(crate) async fn ask_leader(replica: &Arc<Inner>, request: Forward) -> Result<Forwarded, Error> {
-    const PAUSE: Duration = Duration::from_millis(20);
-    let deadline = Instant::now() + replica.config.request_timeout();
+    let mut search = LeaderSearch::new(replica, Instant::now() + replica.config.request_timeout());
     loop {
-        if replica.stop.is_cancelled() {
-            return Err(replica.stopped());
-        }
-        let Some(leader) = replica.wait_for_leader(deadline).await else {
-            return Err(replica.no_leader());
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let turned_away = if leader == replica.id {
-            match crate::inbound::answer(replica.clone(), request.clone()).await {
-                Forwarded::NotLeader { .. } => true,
-                answer => return understood(answer),
-            }
+        let leader = search.next().await.map_err(|gave_up| gave_up.not_done(replica))?;
+        let answer = if leader == replica.id {
+            Ok(crate::inbound::answer(replica.clone(), request.clone()).await)
+        } else if let Some(link) = replica.link(leader) {
+            link.forward(request.clone(), search.left()).await
         } else {
-            let Some(link) = replica.link(leader) else {
-                return Err(replica.no_leader());
-            };
-            match link.forward(request.clone(), left).await {
-                Ok(Forwarded::NotLeader { .. }) => true,
-                Ok(answer) => return understood(answer),
-                Err(LinkError::NotSent { .. } | LinkError::Refused { .. }) => true,
-                Err(unknown @ LinkError::Unknown { .. }) => {
-                    return Err(Error::Unknown(unknown.to_string()));
-                }
-            }
+            search.turned_away(leader, "it is no member");
+            continue;
         };
-        if turned_away && Instant::now() + PAUSE >= deadline {
-            return Err(replica.no_leader());
+        match answer {
+            Ok(Forwarded::NotLeader { .. }) => search.turned_away(leader, "it does not lead"),
+            Ok(answer) => return understood(answer),
+            Err(error @ (LinkError::NotSent { .. } | LinkError::Refused { .. })) => {
+                search.turned_away(leader, error.to_string());
+            }
+            Err(unknown @ LinkError::Unknown { .. }) => {
+                return Err(Error::Unknown(unknown.to_string()));
+            }
         }
-        replica.wait_for_other_leader(leader, PAUSE).await;
     }
 }
 

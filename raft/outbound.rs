@@ -14,6 +14,9 @@ use futures::stream::{self, BoxStream, Stream, StreamExt};
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::network::{
     AppendRequest, AppendResponse, AppendResult, Link, LinkError, SnapshotResponse, Transport,
@@ -39,6 +42,9 @@ pub(crate) struct Outbound {
     /// Least time a peer is given to answer: openraft would use the heartbeat interval, which a disk
     /// that is merely busy can exceed.
     pub patience: Duration,
+    /// Breaks off what is under way when this member stops, which waits for it.
+    pub stop: CancellationToken,
+    pub tasks: TaskTracker,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Outbound {
@@ -51,6 +57,8 @@ impl RaftNetworkFactory<TypeConfig> for Outbound {
             snapshots: self.snapshots.clone(),
             on_removed: self.on_removed.clone(),
             patience: self.patience,
+            stop: self.stop.clone(),
+            _present: self.tasks.token(),
         }
     }
 
@@ -69,12 +77,27 @@ pub(crate) struct Way {
     snapshots: Arc<Snapshots>,
     on_removed: OnRemoved,
     patience: Duration,
+    stop: CancellationToken,
+    /// Stopping waits until openraft's tasks have let go of it.
+    _present: TaskTrackerToken,
 }
 
 impl Way {
     fn deadline(&self, option: &RPCOption) -> Duration {
         option.hard_ttl().max(self.patience)
     }
+
+    /// What a call comes to, in openraft's terms, unless this member stops before.
+    async fn call<T>(&self, call: BoxFuture<'static, Result<T, LinkError>>) -> Result<T, Rpc> {
+        match self.stop.run_until_cancelled(call).await {
+            Some(answer) => answer.map_err(|error| rpc_error(error, &self.on_removed)),
+            None => Err(stopped()),
+        }
+    }
+}
+
+fn stopped() -> Rpc {
+    RPCError::Unreachable(Unreachable::from_string("this member stops"))
 }
 
 fn rpc_error(error: LinkError, on_removed: &OnRemoved) -> Rpc {
@@ -100,7 +123,7 @@ impl RaftNetworkV2<TypeConfig> for Way {
         option: RPCOption,
     ) -> Result<AppendResponse, Rpc> {
         let deadline = self.deadline(&option);
-        self.link.append(request, deadline).await.map_err(|e| rpc_error(e, &self.on_removed))
+        self.call(self.link.append(request, deadline)).await
     }
 
     fn stream_append<'s, S>(
@@ -117,22 +140,21 @@ impl RaftNetworkV2<TypeConfig> for Way {
         Box::pin(async move {
             // openraft makes its pause after errors while it produces a request. A transport that fails
             // before it has taken one would be tried again without any pause, for ever.
-            let Some(first) = input.next().await else {
+            let Some(first) = self.stop.run_until_cancelled(input.next()).await else {
+                return Err(stopped());
+            };
+            let Some(first) = first else {
                 return Ok(stream::empty().boxed());
             };
             let requests = stream::iter([first]).chain(input).boxed();
-            let answers = self
-                .link
-                .append_stream(requests, deadline)
-                .await
-                .map_err(|e| rpc_error(e, &on_removed))?;
+            let answers = self.call(self.link.append_stream(requests, deadline)).await?;
             Ok(answers.map(move |answer| answer.map_err(|e| rpc_error(e, &on_removed))).boxed())
         })
     }
 
     async fn vote(&mut self, request: VoteRequest, option: RPCOption) -> Result<VoteResponse, Rpc> {
         let deadline = self.deadline(&option);
-        self.link.vote(request, deadline).await.map_err(|e| rpc_error(e, &self.on_removed))
+        self.call(self.link.vote(request, deadline)).await
     }
 
     async fn pre_vote(
@@ -141,7 +163,7 @@ impl RaftNetworkV2<TypeConfig> for Way {
         option: RPCOption,
     ) -> Result<VoteResponse, Rpc> {
         let deadline = self.deadline(&option);
-        self.link.pre_vote(request, deadline).await.map_err(|e| rpc_error(e, &self.on_removed))
+        self.call(self.link.pre_vote(request, deadline)).await
     }
 
     async fn full_snapshot(
@@ -162,10 +184,7 @@ impl RaftNetworkV2<TypeConfig> for Way {
                 )))
             })?;
             header.vote = convert::encode_vote(&vote);
-            self.link
-                .snapshot(header, chunks)
-                .await
-                .map_err(|error| StreamingError::from(rpc_error(error, &self.on_removed)))
+            self.call(self.link.snapshot(header, chunks)).await.map_err(StreamingError::from)
         };
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
@@ -179,9 +198,6 @@ impl RaftNetworkV2<TypeConfig> for Way {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, Rpc> {
         let deadline = self.deadline(&option);
-        self.link
-            .transfer_leader(request, deadline)
-            .await
-            .map_err(|e| rpc_error(e, &self.on_removed))
+        self.call(self.link.transfer_leader(request, deadline)).await
     }
 }

@@ -20,12 +20,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::error::Error;
+use crate::leader::{GaveUp, LeaderSearch};
 use crate::network::{Forward, Forwarded};
 use crate::replica::Inner;
-use crate::types::position;
-
-/// Pause between two attempts of a round. A read may be asked for again freely: it changes nothing.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
+use crate::types::{NodeId, position};
 
 type Waiter = oneshot::Sender<Result<(), Error>>;
 
@@ -113,39 +111,37 @@ fn answer(waiters: Vec<Waiter>, result: Result<(), Error>) {
     }
 }
 
-/// One round, tried again for as long as a request may take: who leads can change at any time.
+/// One round, tried again for as long as a request may take: a read may be asked for freely, it changes
+/// nothing.
 async fn round(replica: &Arc<Inner>) -> Result<Index, Error> {
     let deadline = Instant::now() + replica.config.request_timeout();
+    let mut search = LeaderSearch::new(replica, deadline);
     loop {
-        if replica.stop.is_cancelled() {
-            return Err(replica.stopped());
-        }
-        let Some(leader) = replica.wait_for_leader(deadline).await else {
-            return Err(replica.no_leader());
-        };
+        let leader = search.next().await.map_err(|gave_up| match gave_up {
+            GaveUp::TurnedAway(reason) => Error::ReadTimeout(reason),
+            other => other.not_done(replica),
+        })?;
+        // A round that is lost on the way must not cost its readers all of their time.
+        let patience = Duration::from_millis(replica.config.election_timeout_ms.0);
+        let patience = search.left().min(patience);
         let attempt = if leader == replica.id {
-            read_index(replica).await
+            match tokio::time::timeout(patience, read_index(replica)).await {
+                Ok(attempt) => attempt,
+                Err(_) => Err(format!("no quorum in {} ms", patience.as_millis())),
+            }
         } else {
-            ask(replica, leader, deadline).await
+            ask(replica, leader, patience).await
         };
-        let reason = match attempt {
+        match attempt {
             Ok(index) => return Ok(index),
-            Err(reason) => reason,
-        };
-        tracing::debug!(%leader, %reason, "read barrier is tried again");
-        if Instant::now() + RETRY_PAUSE >= deadline {
-            return Err(Error::ReadTimeout(reason));
+            Err(reason) => search.turned_away(leader, reason),
         }
-        replica.wait_for_other_leader(leader, RETRY_PAUSE).await;
     }
 }
 
-async fn ask(replica: &Inner, leader: crate::NodeId, deadline: Instant) -> Result<Index, String> {
+async fn ask(replica: &Inner, leader: NodeId, patience: Duration) -> Result<Index, String> {
     let link = replica.link(leader).ok_or_else(|| format!("{leader} is no member"))?;
-    // A round that is lost on the way must not cost its readers all of their time.
-    let patience = Duration::from_millis(replica.config.election_timeout_ms.0);
-    let left = deadline.saturating_duration_since(Instant::now()).min(patience);
-    match link.forward(Forward::ReadIndex, left).await {
+    match link.forward(Forward::ReadIndex, patience).await {
         Ok(Forwarded::ReadIndex(index)) => Ok(Index(index)),
         Ok(other) => Err(format!("{leader} answered {other:?}")),
         Err(error) => Err(error.to_string()),

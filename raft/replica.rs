@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use kontiki_storage::Store;
 use kontiki_storage::directory::{Directory, Space};
+use kontiki_storage::lease::Lease;
 use kontiki_storage::request::{Answer, Command, Range, RangeAnswer};
 use kontiki_storage::revision::{Index, Revision};
 use kontiki_storage::snapshot::Snapshot;
@@ -24,9 +25,9 @@ use openraft::Instant as _;
 use openraft::ServerState;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::batcher::{Decoded, Proposer, RaftFatal};
 use crate::duties::{self, lease_keeper::Leases};
@@ -42,6 +43,7 @@ use crate::types::{ClusterId, NodeId, Peer, Raft, StoredMembership, position_of}
 use openraft::async_runtime::watch::WatchReceiver;
 
 mod config;
+mod disk;
 mod leases;
 mod start;
 mod status;
@@ -125,7 +127,7 @@ impl Replica {
     /// What peers' messages arrive at.
     #[must_use]
     pub fn inbound(&self) -> Arc<dyn Inbound> {
-        Arc::new(Door(self.0.clone()))
+        Arc::new(Door(Arc::downgrade(&self.0)))
     }
 
     /// Makes a cluster of this one member. Refused when anything is there already.
@@ -242,19 +244,33 @@ impl Replica {
         Some(found)
     }
 
+    /// All leases there are, by id, as of now.
+    pub async fn leases(&self) -> Result<Vec<Lease>, Error> {
+        self.read_barrier().await?;
+        Ok(self.0.store.leases()?)
+    }
+
+    /// The whole store as this member has it, as files; `kontiki_storage::snapshot::archive::write` makes
+    /// one file of them. It stays on the disk for as long as it is held.
+    pub async fn take_snapshot(&self) -> Result<Arc<Snapshot>, Error> {
+        self.0.serving()?;
+        Ok(self.0.snapshots.take_now().await?)
+    }
+
+    /// How long each sync of this member's log has taken since it was started.
+    #[must_use]
+    pub fn log_syncs(&self) -> Histogram {
+        self.0.log_syncs()
+    }
+
     /// Makes the store durable now, instead of at the next turn.
     pub async fn flush(&self) -> Result<(), Error> {
         if duties::flusher::flush(&self.0).await { Ok(()) } else { Err(self.0.stopped()) }
     }
 
-    /// The store as it is now, as files: for a backup. Its space is given back when it is let go.
-    pub async fn snapshot(&self) -> Result<Arc<Snapshot>, Error> {
-        self.0.serving()?;
-        Ok(self.0.snapshots.fresh().await?)
-    }
-
     /// Hands leadership over if there is someone to take it, makes the store durable and stops. What is
-    /// still under way is answered `Unknown` or `Stopped`.
+    /// still under way is answered `Unknown` or `Stopped`. The directory is free for another process, or
+    /// another start, when this has returned and the last clone of the replica and of its store is gone.
     pub async fn shutdown(&self) {
         start::shutdown(&self.0).await;
     }
@@ -285,6 +301,11 @@ impl Inner {
             revision: self.store.revision(),
             term: self.term(),
         }
+    }
+
+    /// For something that stopping this member has to wait for.
+    pub(crate) fn present(&self) -> TaskTrackerToken {
+        self.tasks.token()
     }
 
     /// A task that belongs to this member and ends with it.
@@ -372,45 +393,6 @@ impl Inner {
         self.raft().server_metrics().borrow_watched().membership_config.clone()
     }
 
-    /// Waits until somebody leads; `None` at the deadline.
-    pub(crate) async fn wait_for_leader(&self, deadline: Instant) -> Option<NodeId> {
-        let mut metrics = self.raft().server_metrics();
-        let known = async {
-            loop {
-                if let Some(leader) = metrics.borrow_and_update().current_leader {
-                    return Some(leader);
-                }
-                if metrics.changed().await.is_err() {
-                    return None;
-                }
-            }
-        };
-        tokio::select! {
-            biased;
-            leader = known => leader,
-            () = tokio::time::sleep_until(deadline) => None,
-            () = self.stop.cancelled() => None,
-        }
-    }
-
-    /// Waits a little, less if another than `turned_away` leads before that.
-    pub(crate) async fn wait_for_other_leader(&self, turned_away: NodeId, pause: Duration) {
-        let mut metrics = self.raft().server_metrics();
-        let other = async {
-            let other = |leader: Option<NodeId>| leader.is_some_and(|it| it != turned_away);
-            while !other(metrics.borrow_and_update().current_leader) {
-                if metrics.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        tokio::select! {
-            () = other => {}
-            () = tokio::time::sleep(pause) => {}
-            () = self.stop.cancelled() => {}
-        }
-    }
-
     /// Waits until `what` holds, looking again whenever anything changes; false when it takes too long.
     pub(crate) async fn wait_until(
         &self,
@@ -448,6 +430,19 @@ impl Inner {
         let link = self.transport.link(id, &peer);
         links.insert(id, (peer, link.clone()));
         Some(link)
+    }
+
+    pub(crate) fn heard_from(&self, peer: NodeId) {
+        self.transport.heard_from(peer);
+    }
+
+    /// Lets go of the ways to members that are none any more.
+    pub(crate) fn forget_removed(&self) {
+        let removed = self.removed.lock().clone();
+        for id in removed {
+            self.links.lock().remove(&id);
+            self.transport.forget(id);
+        }
     }
 
     pub(crate) fn was_removed(&self, id: NodeId) -> bool {

@@ -22,8 +22,11 @@ use kontiki_storage::snapshot::{
 };
 use kontiki_storage::{Error, Options, Store};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::encoding::Mark;
 use crate::network::{SnapshotChunk, SnapshotHeader, convert};
@@ -54,6 +57,9 @@ pub(crate) struct Snapshots {
     store: Store,
     engine: Arc<dyn Open>,
     used_at: Mutex<Option<Instant>>,
+    /// Breaks off what is read when this member stops, which waits for all that works on the disk.
+    stop: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl Snapshots {
@@ -61,9 +67,12 @@ impl Snapshots {
         directory: Arc<Directory>,
         store: Store,
         engine: Arc<dyn Open>,
+        stop: CancellationToken,
+        tasks: TaskTracker,
     ) -> Result<Arc<Snapshots>, Error> {
         let shelf = Shelf::open(&directory.snapshots())?;
-        Ok(Arc::new(Snapshots { shelf, directory, store, engine, used_at: Mutex::default() }))
+        let used_at = Mutex::default();
+        Ok(Arc::new(Snapshots { shelf, directory, store, engine, used_at, stop, tasks }))
     }
 
     /// The present state, at least up to `least`, as a header (without a vote) and its chunks.
@@ -72,21 +81,24 @@ impl Snapshots {
         least: Option<LogId>,
     ) -> Result<(SnapshotHeader, BoxStream<'static, io::Result<SnapshotChunk>>), Error> {
         let this = self.clone();
-        let (header, snapshot) = blocking(move || this.describe(least)).await?;
+        let (header, snapshot) = self.blocking(move || this.describe(least)).await?;
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let this = self.clone();
-        tokio::task::spawn_blocking(move || {
-            let chunks = match snapshot.chunks(Position::START, chunk::BYTES_DEFAULT) {
-                Ok(chunks) => chunks,
-                Err(error) => return drop(sender.blocking_send(Err(io::Error::other(error)))),
-            };
-            for chunk in chunks {
+        let runtime = Handle::current();
+        self.tasks.spawn_blocking(move || {
+            let hand_over = |chunk: Result<Chunk, Error>| {
                 let chunk = chunk.map(to_wire).map_err(io::Error::other);
-                if sender.blocking_send(chunk).is_err() {
-                    return;
+                let sent = this.stop.run_until_cancelled(sender.send(chunk));
+                matches!(runtime.block_on(sent), Some(Ok(())))
+            };
+            match snapshot.chunks(Position::START, chunk::BYTES_DEFAULT) {
+                Ok(mut chunks) => {
+                    if chunks.all(hand_over) {
+                        *this.used_at.lock() = None;
+                    }
                 }
+                Err(error) => drop(hand_over(Err(error))),
             }
-            *this.used_at.lock() = None;
         });
         let chunks = stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|chunk| (chunk, receiver))
@@ -94,12 +106,10 @@ impl Snapshots {
         Ok((header, chunks.boxed()))
     }
 
-    /// The present state as files, for whoever keeps it elsewhere.
-    pub(crate) async fn fresh(self: &Arc<Self>) -> Result<Arc<Snapshot>, Error> {
+    /// The present state, for whoever wants it as files.
+    pub(crate) async fn take_now(self: &Arc<Self>) -> Result<Arc<Snapshot>, Error> {
         let this = self.clone();
-        let taken = blocking(move || this.take()).await?;
-        *self.used_at.lock() = None;
-        Ok(taken)
+        self.blocking(move || this.take()).await
     }
 
     fn describe(&self, least: Option<LogId>) -> Result<(SnapshotHeader, Arc<Snapshot>), Error> {
@@ -161,7 +171,7 @@ impl Snapshots {
         }
         let (sender, mut receiver) = mpsc::channel::<SnapshotChunk>(CHUNKS_AHEAD);
         let this = self.clone();
-        let writing = tokio::task::spawn_blocking(move || -> Result<Incoming, Error> {
+        let writing = self.tasks.spawn_blocking(move || -> Result<Incoming, Error> {
             let mut files = Receiver::new(manifest, this.directory.incoming()?)?;
             while let Some(chunk) = receiver.blocking_recv() {
                 files.take(&from_wire(chunk))?;
@@ -194,7 +204,7 @@ impl Snapshots {
     /// Puts a received store in the place of the present one. It is durable when this returns.
     pub(crate) async fn install(self: &Arc<Self>, received: Box<Received>) -> Result<Mark, Error> {
         let this = self.clone();
-        blocking(move || {
+        self.blocking(move || {
             let Received { incoming, mark } = *received;
             let path = this.directory.adopt(incoming)?;
             this.shelf.clear();
@@ -208,20 +218,21 @@ impl Snapshots {
         .await
     }
 
+    /// Runs what touches the disk off the tasks that keep the cluster alive.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        match self.tasks.spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(panic) => Err(Error::engine("snapshot", io::Error::other(panic.to_string()))),
+        }
+    }
+
     fn replace(&self, path: &Path) -> Result<(), Error> {
         let floor = Floor::default();
         let engine = self.engine.open(path, floor.retain())?;
         self.store.install(engine, floor)
-    }
-}
-
-/// Runs what touches the disk off the tasks that keep the cluster alive.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(panic) => Err(Error::engine("snapshot", io::Error::other(panic.to_string()))),
     }
 }
 

@@ -19,6 +19,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::batcher::Decoded;
 use crate::encoding::{Mark, unreadable};
@@ -47,6 +48,8 @@ pub(crate) struct StateMachine {
     snapshots: Arc<Snapshots>,
     /// What the rest of the member knows of removed ids.
     removed: Arc<Mutex<Vec<NodeId>>>,
+    /// Stopping waits until openraft has let go of this.
+    _present: TaskTrackerToken,
 }
 
 /// Entries on their way into the store.
@@ -64,12 +67,14 @@ impl StateMachine {
         progress: Arc<Progress>,
         snapshots: Arc<Snapshots>,
         removed: Arc<Mutex<Vec<NodeId>>>,
+        present: TaskTrackerToken,
     ) -> io::Result<StateMachine> {
         let (_, mark) = store.applied();
         let mark = Mark::decode(&mark).map_err(unreadable)?;
         let members = mark.encode_members();
         *removed.lock() = mark.removed.clone();
-        Ok(StateMachine { store, mark, members, decoded, progress, snapshots, removed })
+        let _present = present;
+        Ok(StateMachine { store, mark, members, decoded, progress, snapshots, removed, _present })
     }
 
     pub(crate) fn last_applied(&self) -> Option<LogId> {

@@ -1,11 +1,18 @@
-//! The one binary. No role can be started yet: the store below it is a library so far.
+//! The one binary: parse, match the command, exit code.
 
 use std::process::ExitCode;
 
+use kontiki::cli;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
-    eprintln!(
-        "kontiki {}: no role can be started yet; see README.md for what is there",
-        env!("CARGO_PKG_VERSION")
-    );
-    ExitCode::FAILURE
+    match cli::run(std::env::args_os()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("kontiki: {failure}");
+            failure.exit_code()
+        }
+    }
 }

@@ -33,10 +33,10 @@ use crate::row::{self, Head, State};
 use crate::view::{At, Gathered, Moment, range, scan};
 use crate::watch::Commit;
 
-use digest::Digester;
 use pending::{Overlay, Pending};
 
 pub use digest::Digest;
+pub(crate) use digest::Digester;
 
 /// What is needed to work on groups, one after the other. Its buffers are used again and again.
 pub(crate) struct Applier {

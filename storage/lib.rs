@@ -7,7 +7,7 @@
 //! Modules in reading order: [`revision`] and [`record`] are the nouns, [`request`] what may be asked,
 //! [`engine`] where bytes rest, [`keys`] and [`row`] how they are laid out there, [`apply`] one command
 //! against the state, [`store`] the whole, [`view`] reads, [`watch`] what comes back out, [`directory`]
-//! and [`snapshot`] whose data it is and how it travels.
+//! and [`snapshot`] whose data it is and how it travels, [`verify`] what must hold of it when it is closed.
 
 pub mod apply;
 pub mod codec;
@@ -23,6 +23,7 @@ pub mod revision;
 pub mod row;
 pub mod snapshot;
 pub mod store;
+pub mod verify;
 pub mod view;
 pub mod watch;
 

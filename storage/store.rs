@@ -279,6 +279,15 @@ impl Store {
         Arc::clone(&self.current().home.engine)
     }
 
+    /// Gives back, in the background, the space of all that was deleted, replaced or compacted. It happens
+    /// by itself sooner or later; this is for a disk that is nearly full, for it rewrites whole tables.
+    pub fn reclaim(&self) {
+        let engine = self.engine();
+        for table in Table::ALL {
+            engine.reclaim(table, Span { lower: b"", upper: None });
+        }
+    }
+
     #[must_use]
     pub fn size(&self) -> Size {
         self.engine().size()

@@ -19,6 +19,7 @@ use prost::Message;
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::Config;
 use super::auth::rules::{self, Who};
@@ -29,6 +30,7 @@ use super::leaderless::Leadership;
 use super::metrics::Metrics;
 use super::status;
 use super::wire::etcdserverpb::{self as pb, AlarmType};
+use crate::listener::Peer;
 
 /// How often a write is judged anew when the rows it was judged by have changed meanwhile.
 const ATTEMPTS_MAX: usize = 8;
@@ -52,8 +54,18 @@ struct Inner {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Caller {
     pub(crate) token: Option<String>,
-    /// The common name of a verified client certificate.
-    pub(crate) certificate: Option<String>,
+    /// The other end of the connection, where a listener said who it is.
+    pub(crate) peer: Option<Peer>,
+}
+
+impl Caller {
+    /// The user a client certificate stands for: its common name, as in etcd.
+    fn certificate_name(&self) -> Option<String> {
+        let leaf = self.peer.as_ref()?.certificates.first()?;
+        let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+        let name = leaf.subject().iter_common_name().next()?.as_str().ok()?;
+        Some(name.to_owned())
+    }
 }
 
 /// What a member may be asked while it is a learner.
@@ -123,18 +135,7 @@ impl Front {
                 return Err(status::no_leader());
             }
         }
-        Ok(self.caller(metadata, request.extensions()))
-    }
-
-    fn caller(&self, metadata: &MetadataMap, extensions: &Extensions) -> Caller {
-        let token = metadata.get("token").or_else(|| metadata.get("authorization"));
-        let token = token.and_then(|token| token.to_str().ok());
-        let token = token.map(|token| token.strip_prefix("Bearer ").unwrap_or(token).to_owned());
-        let certificate = match &self.0.config.certificate_name {
-            Some(name) => name(extensions),
-            None => None,
-        };
-        Caller { token, certificate }
+        Ok(caller(metadata, request.extensions()))
     }
 
     /// The rows at the moment of `view`, and who the caller is by them.
@@ -156,10 +157,9 @@ impl Front {
         if !control.state.auth_enabled {
             return Ok(Who::Anyone);
         }
-        let name = match (&caller.token, &caller.certificate) {
-            (Some(token), _) => self.tokens().user(token, control)?,
-            (None, Some(name)) => name.clone(),
-            (None, None) => return Err(status::user_empty()),
+        let name = match &caller.token {
+            Some(token) => self.tokens().user(token, control)?,
+            None => caller.certificate_name().ok_or_else(status::user_empty)?,
         };
         control.permissions.who(&name).ok_or_else(status::permission_denied)
     }
@@ -292,4 +292,11 @@ impl Front {
 /// `hasleader: true`: the caller would rather be refused than wait for a leader.
 pub(crate) fn wants_leader(metadata: &MetadataMap) -> bool {
     metadata.get("hasleader").is_some_and(|value| value == "true")
+}
+
+fn caller(metadata: &MetadataMap, extensions: &Extensions) -> Caller {
+    let token = metadata.get("token").or_else(|| metadata.get("authorization"));
+    let token = token.and_then(|token| token.to_str().ok());
+    let token = token.map(|token| token.strip_prefix("Bearer ").unwrap_or(token).to_owned());
+    Caller { token, peer: extensions.get::<Peer>().cloned() }
 }

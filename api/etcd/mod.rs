@@ -30,11 +30,9 @@ mod translate;
 mod watch;
 pub mod wire;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use http::Extensions;
 use kontiki_raft::Replica;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
@@ -62,9 +60,6 @@ pub const VERSION: &str = "3.6.16";
 /// What a message may weigh beyond the request in it, as in etcd.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
 
-/// Finds the common name of a verified client certificate in what the listener put beside a request.
-pub type CertificateName = Arc<dyn Fn(&Extensions) -> Option<String> + Send + Sync>;
-
 #[derive(Clone)]
 pub struct Config {
     /// Most bytes of a request; the replica's own bound should be the same.
@@ -78,7 +73,6 @@ pub struct Config {
     pub leaderless_for: Duration,
     pub tokens: TokenKind,
     pub clock: Clock,
-    pub certificate_name: Option<CertificateName>,
 }
 
 impl Config {
@@ -93,7 +87,6 @@ impl Config {
             leaderless_for: Duration::from_secs(3),
             tokens: TokenKind::Simple { ttl_s: 300 },
             clock,
-            certificate_name: None,
         }
     }
 

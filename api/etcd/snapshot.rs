@@ -36,7 +36,7 @@ const CHECKSUM_BYTES: u64 = 32;
 pub(crate) async fn stream(
     front: &Front,
 ) -> Result<impl Stream<Item = Result<SnapshotResponse, Status>> + Send + use<>, Status> {
-    let snapshot = front.replica().snapshot().await.map_err(status::of)?;
+    let snapshot = front.replica().take_snapshot().await.map_err(status::of)?;
     let left = snapshot.manifest().total();
     let (pieces, receiver) = mpsc::channel(PIECES_AHEAD);
     tokio::task::spawn_blocking(move || send(&snapshot, pieces));

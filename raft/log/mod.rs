@@ -272,10 +272,15 @@ impl Log {
     /// Never blocks on the disk (but with [`FlusherMode::Inline`]); see [`Log::pending_bytes`].
     pub fn append(&self, records: Vec<Record>, done: Done) {
         let bytes = records.iter().map(|r| record_bytes(r.id.len(), r.payload.len())).sum();
-        for record in &records {
-            let length = record_bytes(record.id.len(), record.payload.len());
-            let max = self.record_bytes_max();
-            assert!(length <= max, "entry {} takes {length} bytes, at most {max}", record.index);
+        let max = self.record_bytes_max();
+        let is_long = |r: &&Record| record_bytes(r.id.len(), r.payload.len()) > max;
+        if let Some(Record { index, .. }) = records.iter().find(is_long) {
+            // It may come from a peer that was set up otherwise; this member cannot go on without it.
+            let reason = format!(
+                "entry {index} does not fit into a segment, which takes {max} bytes; start this \
+                 member with larger segments"
+            );
+            return done(Err(share(&self.core().fail(io::Error::other(reason)))));
         }
         self.submit(bytes, done, |shared| {
             let operation = shared.submitted;

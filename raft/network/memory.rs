@@ -16,10 +16,8 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::pipeline::{Pipeline, Window};
 use super::*;
-
-/// Messages of one stream that are on their way at once.
-const STREAM_WINDOW: usize = 256;
 
 /// How long a snapshot may take; other messages bring their own deadline.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(60);
@@ -246,11 +244,15 @@ impl Way {
     async fn stream(
         self,
         requests: BoxStream<'static, AppendRequest>,
+        deadline: Duration,
     ) -> Result<BoxStream<'static, Result<AppendResult, LinkError>>, LinkError> {
         let door = self.door()?;
+        let peer = self.to.to_string();
         let (there, back) = (self.clone(), self);
+        let pipeline = Pipeline::new(Window::APPENDS);
         // In order, as in one connection, and many on the way at once.
-        let arriving = requests
+        let arriving = pipeline
+            .outgoing(requests)
             .map(move |request| {
                 let (way, fate) = (there.clone(), there.draw());
                 let at = Instant::now() + fate.there;
@@ -261,7 +263,7 @@ impl Way {
                     (!fate.lost && !way.is_cut()).then_some(request)
                 }
             })
-            .buffered(STREAM_WINDOW)
+            .buffered(Window::APPENDS.messages)
             .take_while(|request| std::future::ready(request.is_some()))
             .filter_map(std::future::ready)
             .boxed();
@@ -271,7 +273,7 @@ impl Way {
             }
             answer.map_err(|reason| back.refused(reason))
         });
-        Ok(answers.boxed())
+        Ok(pipeline.answers(answers, deadline, peer))
     }
 
     fn not_sent(&self, reason: &str) -> LinkError {
@@ -305,10 +307,10 @@ impl Link for Way {
     fn append_stream(
         &self,
         requests: BoxStream<'static, AppendRequest>,
-        _deadline: Duration,
+        deadline: Duration,
     ) -> BoxFuture<'static, Result<BoxStream<'static, Result<AppendResult, LinkError>>, LinkError>>
     {
-        Box::pin(self.clone().stream(requests))
+        Box::pin(self.clone().stream(requests, deadline))
     }
 
     fn vote(

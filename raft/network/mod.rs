@@ -63,6 +63,12 @@ pub enum LinkError {
 /// Opens links. Cheap to call: a link connects when first used and again whenever it has broken.
 pub trait Transport: Send + Sync + 'static {
     fn link(&self, target: NodeId, peer: &Peer) -> Arc<dyn Link>;
+
+    /// This peer has just contacted us, so it is there: whoever waits before trying it again need not.
+    fn heard_from(&self, _peer: NodeId) {}
+
+    /// This peer is no member any more. What leads to it is closed when nobody uses it.
+    fn forget(&self, _peer: NodeId) {}
 }
 
 /// A way to one peer.
@@ -127,6 +133,8 @@ pub trait Link: Send + Sync + 'static {
 pub trait Inbound: Send + Sync + 'static {
     /// Checked for every connection: a peer of another cluster, or one that was removed, is turned away.
     fn admit(&self, cluster: ClusterId, from: NodeId) -> Result<(), String>;
+    /// A peer that was admitted has connected.
+    fn greeted(&self, _from: NodeId) {}
     fn append(&self, request: AppendRequest) -> BoxFuture<'static, Result<AppendResponse, String>>;
     fn append_stream(
         &self,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::log;
 
 /// etcd's `--max-request-bytes`.
 const REQUEST_BYTES_MAX: usize = 3 << 19;
@@ -76,6 +77,24 @@ impl Config {
     #[must_use]
     pub fn lease_ttl_min_s(&self) -> i64 {
         (self.election_timeout_ms.0 * 3).div_ceil(2000) as i64
+    }
+
+    /// Most bytes of an entry: what was gathered, or one command that is larger than that.
+    pub(crate) fn entry_bytes_max(&self) -> usize {
+        // What the encoding adds to small commands is less than they are.
+        2 * self.batch_bytes_max.max(self.request_bytes_max)
+    }
+
+    /// Refuses settings under which an entry might not fit into the log.
+    pub(crate) fn fit(&self, log: &log::Options) -> Result<(), Error> {
+        let (entry, segment) = (self.entry_bytes_max() as u64, log.segment_bytes);
+        if entry <= segment {
+            return Ok(());
+        }
+        Err(Error::Stopped(format!(
+            "the settings of the replica do not go together: an entry may take {entry} bytes, a \
+             segment of the log has {segment}"
+        )))
     }
 
     /// The same for openraft.

@@ -39,6 +39,9 @@ use crate::types::{ClusterId, NodeId, Peer, Raft};
 /// Bytes of log that are read and applied at a time while a member starts.
 const REPLAY_BYTES: usize = 8 << 20;
 
+/// What still runs so long after everything was told to end hangs, most likely at the disk.
+const HALT_WAIT_MAX: Duration = Duration::from_secs(15);
+
 /// What a replica is made of. The ids are those of the directory.
 pub struct Parts {
     pub directory: Arc<Directory>,
@@ -55,6 +58,7 @@ pub(crate) async fn start(parts: Parts, config: Config) -> Result<Arc<Inner>, Er
     let identity = parts.directory.identity().clone();
     let (id, cluster) = (NodeId(identity.node), ClusterId(identity.cluster));
     let settings = Arc::new(config.openraft()?);
+    config.fit(&parts.log)?;
 
     let Opened { store, log, segments, mark } = aside(|| open(&parts, id))?;
     let log_store =
@@ -65,13 +69,21 @@ pub(crate) async fn start(parts: Parts, config: Config) -> Result<Arc<Inner>, Er
     let progress = Arc::new(Progress::new(applied, index, config.flush_bytes));
     let decoded = Arc::default();
     let removed: Arc<Mutex<Vec<NodeId>>> = Arc::default();
-    let snapshots = Snapshots::open(parts.directory.clone(), store.clone(), parts.engine.clone())?;
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let snapshots = Snapshots::open(
+        parts.directory.clone(),
+        store.clone(),
+        parts.engine.clone(),
+        stop.clone(),
+        tasks.clone(),
+    )?;
     let mut machine = StateMachine::new(
         store.clone(),
         Arc::clone(&decoded),
         progress.clone(),
         snapshots.clone(),
         removed.clone(),
+        tasks.token(),
     )
     .map_err(|error| condemn(&parts.directory, error.to_string()))?;
     aside(|| replay(&mut machine, &log_store)).map_err(|error| {
@@ -82,7 +94,7 @@ pub(crate) async fn start(parts: Parts, config: Config) -> Result<Arc<Inner>, Er
     let inner = Arc::new(Inner {
         id,
         cluster,
-        stop: CancellationToken::new(),
+        stop: stop.clone(),
         progress,
         decoded,
         snapshots: snapshots.clone(),
@@ -103,7 +115,7 @@ pub(crate) async fn start(parts: Parts, config: Config) -> Result<Arc<Inner>, Er
         removed: removed.clone(),
         status: watch::Sender::new(Status::default()),
         failure: Mutex::default(),
-        tasks: TaskTracker::new(),
+        tasks: tasks.clone(),
         config,
     });
     let told = Arc::downgrade(&inner);
@@ -116,6 +128,8 @@ pub(crate) async fn start(parts: Parts, config: Config) -> Result<Arc<Inner>, Er
             }
         }),
         patience: Duration::from_millis(settings.election_timeout_min),
+        stop,
+        tasks,
     };
     let raft = Raft::build(id, settings, outbound, log_store, machine)
         .await
@@ -274,8 +288,16 @@ pub(crate) async fn halt(inner: &Arc<Inner>) {
     if let Err(error) = inner.raft().shutdown().await {
         tracing::warn!(%error, "consensus did not end well");
     }
+    // Not only our own tasks: openraft's that hold something of ours, and what peers had under way.
     inner.tasks.close();
-    inner.tasks.wait().await;
+    if tokio::time::timeout(HALT_WAIT_MAX, inner.tasks.wait()).await.is_err() {
+        let left = inner.tasks.len();
+        tracing::error!(
+            left,
+            "not everything of this member has ended; its directory stays in use"
+        );
+    }
+    aside(|| inner.log.close());
 }
 
 /// A log that failed ends the member: what it was writing may or may not be there.

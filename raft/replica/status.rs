@@ -45,12 +45,17 @@ pub struct Status {
 /// Keeps the status up to date until the replica stops.
 pub(crate) async fn run(replica: Arc<Inner>) {
     let mut metrics = replica.raft().metrics();
+    let mut members_at = None;
     loop {
         let mut now = {
             let metrics = metrics.borrow_and_update();
             if let Err(fatal) = &metrics.running_state {
                 replica.note_fatal(fatal);
                 return;
+            }
+            let at = *metrics.membership_config.log_id();
+            if std::mem::replace(&mut members_at, at) != at {
+                replica.forget_removed();
             }
             describe(&metrics)
         };

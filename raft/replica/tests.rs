@@ -3,7 +3,12 @@
 mod cluster;
 mod faults;
 mod histories;
+mod kills;
 mod leases;
 mod members;
+mod real;
+mod recovery;
+mod replay;
 mod restarts;
+mod sockets;
 mod writes;

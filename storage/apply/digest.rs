@@ -18,20 +18,20 @@ pub struct Digest {
     pub value: u128,
 }
 
-pub(super) struct Digester(Xxh3Default);
+pub(crate) struct Digester(Xxh3Default);
 
 impl Digester {
-    pub(super) fn new() -> Digester {
+    pub(crate) fn new() -> Digester {
         Digester(Xxh3Default::new())
     }
 
-    pub(super) fn begin(&mut self, before: u128, revision: Revision) {
+    pub(crate) fn begin(&mut self, before: u128, revision: Revision) {
         self.0.reset();
         self.0.update(&before.to_be_bytes());
         self.0.update(&revision.0.to_be_bytes());
     }
 
-    pub(super) fn change(&mut self, event: &Event) {
+    pub(crate) fn change(&mut self, event: &Event) {
         let KeyValue { key, value, created, version, lease, .. } = &event.kv;
         let mut head = [0; 41];
         head[0] = row::kind_byte(event.kind);
@@ -45,7 +45,7 @@ impl Digester {
         self.0.update(value);
     }
 
-    pub(super) fn end(&self) -> u128 {
+    pub(crate) fn end(&self) -> u128 {
         self.0.digest128()
     }
 }

@@ -10,6 +10,8 @@ use super::disk::{Act, Hook};
 use super::*;
 
 mod crash;
+mod damage;
+mod full;
 mod space;
 
 const NFS: u64 = 0x6969;

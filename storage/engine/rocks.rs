@@ -120,6 +120,7 @@ impl Rocks {
                 mark.sequence
             )));
         }
+        check_files(&db, directory)?;
         let shared = Arc::new(Shared {
             db,
             directory: directory.to_path_buf(),
@@ -141,7 +142,7 @@ impl Rocks {
 #[cfg(test)]
 impl Rocks {
     /// Returns once everything that was hinted at is done.
-    pub(super) fn settle(&self) {
+    pub(crate) fn settle(&self) {
         self.reclaimer.settle();
     }
 }
@@ -545,6 +546,36 @@ fn prepare(directory: &Path) -> Result<Mark, Error> {
         ))),
         None => Ok(mark),
     }
+}
+
+/// RocksDB opens table files when it needs them. One that is gone or cut is better found before anything is
+/// served than in the middle of it.
+fn check_files(db: &DB, directory: &Path) -> Result<(), Error> {
+    let listed = || db.live_files().map_err(|error| cannot_open(directory, error));
+    for file in listed()? {
+        // The name comes with a slash before it.
+        let path = directory.join(file.name.trim_start_matches('/'));
+        let length = match fs::metadata(&path) {
+            Ok(found) => Some(found.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(Error::engine(format!("look at {}", path.display()), error));
+            }
+        };
+        if length == Some(file.size as u64) {
+            continue;
+        }
+        // A compaction may have removed it since.
+        if listed()?.iter().any(|still| still.name == file.name) {
+            let found = length.map_or("is gone".to_owned(), |length| format!("has {length}"));
+            return Err(Error::Damaged(format!(
+                "{} {found}, it should have {} bytes",
+                path.display(),
+                file.size
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn cannot_open(directory: &Path, error: rocksdb::Error) -> Error {

@@ -31,6 +31,8 @@ pub(super) struct Bed {
     pub(super) members: Vec<Member>,
     /// Seconds since 1970, as the members are told.
     pub(super) clock: Arc<AtomicU64>,
+    /// What a listener would say of every connection.
+    shown: Option<crate::listener::Peer>,
     root: tempfile::TempDir,
 }
 
@@ -46,14 +48,33 @@ pub(super) async fn single() -> Bed {
 
 impl Bed {
     pub(super) async fn of(size: u64, configure: impl Fn(&mut Config)) -> Bed {
-        let root = tempfile::tempdir().unwrap();
-        let clock = Arc::new(AtomicU64::new(1_700_000_000));
-        let mut bed = Bed { network: Network::new(7), members: Vec::new(), clock, root };
+        let mut bed = Bed::empty();
         for id in 1..=size {
             bed.add(id, &configure).await;
             bed.promote(id).await;
         }
         bed
+    }
+
+    /// A single member to which every client shows a certificate of this name.
+    pub(super) async fn shown_certificates_of(name: &str) -> Bed {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let mut bed = Bed::empty();
+        bed.shown = Some(crate::listener::Peer {
+            certificates: vec![certificate].into(),
+            address: ([127, 0, 0, 1], 1).into(),
+        });
+        bed.add(1, |_| {}).await;
+        bed
+    }
+
+    fn empty() -> Bed {
+        let root = tempfile::tempdir().unwrap();
+        let clock = Arc::new(AtomicU64::new(1_700_000_000));
+        Bed { network: Network::new(7), members: Vec::new(), clock, shown: None, root }
     }
 
     /// Starts a member, which follows without a vote; the first is the cluster.
@@ -65,7 +86,10 @@ impl Bed {
         let clock = self.clock.clone();
         let mut config = Config::new(Arc::new(move || clock.load(Ordering::Relaxed)));
         configure(&mut config);
-        let router = router(replica.clone(), config);
+        let mut router = router(replica.clone(), config);
+        if let Some(shown) = &self.shown {
+            router = router.layer(axum::Extension(shown.clone()));
+        }
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         let peer = Peer {
             name: format!("m{id}"),

@@ -271,10 +271,7 @@ async fn no_write_overtakes_the_change_that_forbids_it_on_any_member() {
 
 #[tokio::test]
 async fn a_certificate_stands_for_the_user_it_names() {
-    let named = |config: &mut crate::etcd::Config| {
-        config.certificate_name = Some(std::sync::Arc::new(|_| Some("alice".into())));
-    };
-    let bed = Bed::of(1, named).await;
+    let bed = Bed::shown_certificates_of("alice").await;
     enable(&mut bed.client(0).await).await;
     let mut alice = bed.client(0).await;
     alice.put("a/1", "x", None).await.unwrap();

@@ -150,3 +150,20 @@ fn a_sync_that_hangs_is_a_failure_of_the_log() {
     let result = hears.recv().unwrap();
     assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
 }
+
+#[test]
+fn an_entry_that_fits_no_segment_ends_the_log_by_name_and_not_by_a_panic() {
+    let disk = SimDisk::new(3);
+    let (log, _) = open(&disk).unwrap();
+    log.append(records(1..=1, 10), durable());
+    let (heard, hears) = mpsc::channel();
+    let long = small().segment_bytes as usize;
+    log.append(records(2..=2, long), Box::new(move |r| heard.send(r).unwrap()));
+    let error = hears.recv().unwrap().unwrap_err().to_string();
+    assert!(error.contains("entry 2 does not fit into a segment"), "{error}");
+    assert!(log.health().is_err());
+    drop(log);
+    disk.restart();
+    let (log, _) = open(&disk).unwrap();
+    assert_eq!(everything(&log), records(1..=1, 10), "what was there before is there still");
+}

@@ -45,6 +45,13 @@ const INSTALL_WAIT_MAX: Duration = Duration::from_secs(600);
 const CONTROL_FORWARDS_MAX: usize = 128;
 const BULK_FORWARDS_MAX: usize = 512;
 
+/// The call of this name, on whatever connection there is by then.
+macro_rules! rpc {
+    ($name:ident) => {
+        |mut client: PeerClient<Connection>, message| async move { client.$name(message).await }
+    };
+}
+
 /// Opens links to other masters. All links to one peer share its connections.
 pub struct GrpcTransport {
     us: Identity,
@@ -55,20 +62,6 @@ pub struct GrpcTransport {
 impl GrpcTransport {
     pub fn new(us: Identity, tls: Arc<Tls>) -> Arc<GrpcTransport> {
         Arc::new(GrpcTransport { us, tls, routes: Mutex::default() })
-    }
-
-    /// This peer has just contacted us: if we were waiting before we try it again, we need not.
-    pub fn heard_from(&self, peer: NodeId) {
-        if let Some(route) = self.routes.lock().get(&peer) {
-            for slot in [&route.control, &route.bulk, &route.snapshot] {
-                slot.heard_from();
-            }
-        }
-    }
-
-    /// Closes the connections to a member that is none any more, once nobody uses them.
-    pub fn forget(&self, peer: NodeId) {
-        self.routes.lock().remove(&peer);
     }
 }
 
@@ -90,6 +83,18 @@ impl Transport for GrpcTransport {
             }
         };
         Arc::new(GrpcLink { route })
+    }
+
+    fn heard_from(&self, peer: NodeId) {
+        if let Some(route) = self.routes.lock().get(&peer) {
+            for slot in [&route.control, &route.bulk, &route.snapshot] {
+                slot.heard_from();
+            }
+        }
+    }
+
+    fn forget(&self, peer: NodeId) {
+        self.routes.lock().remove(&peer);
     }
 }
 
@@ -156,17 +161,18 @@ impl Route {
         }
     }
 
-    /// One message and its answer.
-    async fn call<M, R, F>(
-        &self,
+    /// One message and its answer: `send` is the call, `read` what the answer means.
+    async fn call<M, W, F, R>(
+        self: Arc<Route>,
         lane: Lane,
         message: M,
         deadline: Duration,
-        call: impl FnOnce(PeerClient<Connection>, M) -> F,
+        send: impl FnOnce(PeerClient<Connection>, M) -> F,
+        read: impl FnOnce(W) -> Result<R, Malformed>,
     ) -> Result<R, LinkError>
     where
         M: Message,
-        F: Future<Output = Result<Response<R>, Status>>,
+        F: Future<Output = Result<Response<W>, Status>>,
     {
         let bytes = message.encoded_len();
         if bytes > MESSAGE_BYTES_MAX {
@@ -175,10 +181,10 @@ impl Route {
         }
         let expiry = Instant::now() + deadline;
         let connection = self.connection(lane, expiry).await?;
-        match timeout_at(expiry, call(connection.client(), message)).await {
+        match timeout_at(expiry, send(connection.client(), message)).await {
             Ok(Ok(answer)) => {
                 connection.note_answered();
-                Ok(answer.into_inner())
+                read(answer.into_inner()).map_err(|error| self.malformed(&error))
             }
             Ok(Err(status)) => Err(failure(self.peer(), &status)),
             Err(_) => {
@@ -199,12 +205,7 @@ impl Route {
         let (piece, whole) = first_piece(request);
         let last = piece.entries.last().map(|entry| entry.log_id);
         let message = messages::wire_append(piece);
-        let answer = self
-            .call(lane, message, deadline, |mut client, message| async move {
-                client.append(message).await
-            })
-            .await?;
-        match messages::appended(answer).map_err(|error| self.malformed(&error))? {
+        match self.call(lane, message, deadline, rpc!(append), messages::appended).await? {
             AppendResponse::Success if !whole => Ok(AppendResponse::PartialSuccess(last)),
             answer => Ok(answer),
         }
@@ -330,13 +331,11 @@ impl Route {
             Err(_) => return Err(self.not_sent("too many requests are under way to it")),
         };
         let left = expiry.saturating_duration_since(Instant::now());
-        let answer = self
-            .call(lane, messages::wire_forward(request), left, |mut client, message| async move {
-                client.forward(message).await
-            })
-            .await;
+        let message = messages::wire_forward(request);
+        let route = Arc::clone(&self);
+        let answer = route.call(lane, message, left, rpc!(forward), messages::forwarded).await;
         drop(permit);
-        messages::forwarded(answer?).map_err(|error| self.malformed(&error))
+        answer
     }
 }
 
@@ -401,17 +400,8 @@ impl Link for GrpcLink {
         request: VoteRequest,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<VoteResponse, LinkError>> {
-        let route = Arc::clone(&self.route);
-        let message = messages::wire_vote_request(&request);
-        async move {
-            let answer = route
-                .call(Lane::Control, message, deadline, |mut client, message| async move {
-                    client.vote(message).await
-                })
-                .await?;
-            messages::voted(answer).map_err(|error| route.malformed(&error))
-        }
-        .boxed()
+        let (route, message) = (Arc::clone(&self.route), messages::wire_vote_request(&request));
+        route.call(Lane::Control, message, deadline, rpc!(vote), messages::voted).boxed()
     }
 
     fn pre_vote(
@@ -419,17 +409,8 @@ impl Link for GrpcLink {
         request: VoteRequest,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<VoteResponse, LinkError>> {
-        let route = Arc::clone(&self.route);
-        let message = messages::wire_vote_request(&request);
-        async move {
-            let answer = route
-                .call(Lane::Control, message, deadline, |mut client, message| async move {
-                    client.pre_vote(message).await
-                })
-                .await?;
-            messages::voted(answer).map_err(|error| route.malformed(&error))
-        }
-        .boxed()
+        let (route, message) = (Arc::clone(&self.route), messages::wire_vote_request(&request));
+        route.call(Lane::Control, message, deadline, rpc!(pre_vote), messages::voted).boxed()
     }
 
     fn transfer_leader(
@@ -437,17 +418,9 @@ impl Link for GrpcLink {
         request: TransferRequest,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<TransferResponse, LinkError>> {
-        let route = Arc::clone(&self.route);
-        let message = messages::wire_transfer(&request);
-        async move {
-            let answer = route
-                .call(Lane::Control, message, deadline, |mut client, message| async move {
-                    client.transfer_leader(message).await
-                })
-                .await?;
-            messages::transferred(answer).map_err(|error| route.malformed(&error))
-        }
-        .boxed()
+        let (route, message) = (Arc::clone(&self.route), messages::wire_transfer(&request));
+        let read = messages::transferred;
+        route.call(Lane::Control, message, deadline, rpc!(transfer_leader), read).boxed()
     }
 
     fn snapshot(

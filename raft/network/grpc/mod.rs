@@ -43,4 +43,6 @@ pub struct Identity {
 }
 
 #[cfg(test)]
+pub(crate) mod authority;
+#[cfg(test)]
 mod tests;

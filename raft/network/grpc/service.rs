@@ -101,6 +101,7 @@ impl Peer for PeerService {
         let caller = Arc::clone(caller(&request)?);
         match self.introduce(&caller, request.into_inner()) {
             Ok(from) => {
+                self.inbound.greeted(from.node);
                 tracing::debug!(remote = %caller.remote, node = %from.node, "peer said hello");
                 Ok(Response::new(wire::HelloResponse {
                     cluster: self.us.cluster.0,

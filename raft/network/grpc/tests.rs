@@ -1,1 +1,6 @@
-//! Tests of this room through its door.
+//! The transport over real sockets and real certificates, on the loopback.
+
+mod bed;
+mod hostile;
+mod lanes;
+mod refusals;

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,9 +17,11 @@ use kontiki_storage::{LeaseId, Options};
 use parking_lot::Mutex;
 
 use crate::error::Error;
+use crate::lifecycle;
 use crate::log::{self, FlusherMode, SimDisk};
 use crate::network::memory::Network;
-use crate::replica::{Config, Freshness, Parts, Replica, Role, Status};
+use crate::recovery::Offline;
+use crate::replica::{Config, Freshness, Inner, Parts, Replica, Role, Status};
 use crate::types::{ClusterId, NodeId, Peer};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -102,6 +104,29 @@ pub(super) fn put(key: &str, value: &str) -> Command {
 
 pub(super) fn put_leased(key: &str, lease: LeaseId) -> Command {
     Command::Put(Put { key: Bytes::copy_from_slice(key.as_bytes()), lease, ..Put::default() })
+}
+
+/// What may be left of a member that was stopped.
+struct Rest(Weak<Inner>);
+
+impl Replica {
+    fn rest(&self) -> Rest {
+        Rest(Arc::downgrade(&self.0))
+    }
+}
+
+impl Rest {
+    /// Stopping has waited for everything but for those who hold the replica themselves: clients, which
+    /// let go as soon as they have their answer.
+    async fn gone(self, id: u64) {
+        for _ in 0..10_000 {
+            if self.0.strong_count() == 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("member {id} was stopped, and {} still hold it", self.0.strong_count());
+    }
 }
 
 impl Cluster {
@@ -188,6 +213,43 @@ impl Cluster {
         Directory::open_or_create(&member.path, &Expect::default(), || identity).unwrap()
     }
 
+    fn log_options(&self) -> log::Options {
+        log::Options {
+            segment_bytes: 4 << 20,
+            flusher: self.flusher,
+            zeros_written_ahead: false,
+            ..log::Options::default()
+        }
+    }
+
+    /// A member's disks while it is down.
+    pub(super) fn offline<'a>(&'a self, id: u64, directory: &'a Directory) -> Offline<'a> {
+        let member = &self.members[&id];
+        let log_disk = Arc::new(member.log_disk.clone());
+        Offline { directory, engine: &*member.engines, log_disk, log: self.log_options() }
+    }
+
+    /// A member that lost its data, or was told that it is none any more, comes back under a new id.
+    pub(super) async fn come_back(&mut self, old: u64, new: u64) {
+        let mut directory = self.directory(old);
+        let identity = Identity { node: new, ..directory.identity().clone() };
+        let me = self.members[&old].peer.clone();
+        let others = self.members.values().filter(|m| m.id != NodeId(old));
+        let peers = others.map(|m| (m.id, m.peer.clone())).collect();
+        let network = self.network.clone();
+        let transport_as = move |id| network.transport(CLUSTER, id);
+        lifecycle::rejoin(&mut directory, identity, me, &peers, &transport_as, PATIENCE)
+            .await
+            .unwrap();
+        drop(directory);
+        let mut member = self.members.remove(&old).unwrap();
+        member.id = NodeId(new);
+        member.log_disk = SimDisk::new(self.seed + new);
+        member.engines = Arc::new(Engines::new(self.seed + new));
+        self.members.insert(new, member);
+        self.start(new).await.unwrap();
+    }
+
     pub(super) async fn start(&mut self, id: u64) -> Result<(), Error> {
         let directory = Arc::new(self.directory(id));
         let member = &self.members[&id];
@@ -200,12 +262,7 @@ impl Cluster {
             engine: member.engines.clone(),
             store: Options::default(),
             log_disk: Arc::new(member.log_disk.clone()),
-            log: log::Options {
-                segment_bytes: 4 << 20,
-                flusher: self.flusher,
-                zeros_written_ahead: false,
-                ..log::Options::default()
-            },
+            log: self.log_options(),
             transport: self.network.transport(CLUSTER, NodeId(id)),
             space: Some(Arc::new(space)),
         };
@@ -224,7 +281,10 @@ impl Cluster {
         let replica = member.replica.take().expect("it is up");
         member.log_disk.cut_power_after(1);
         replica.kill().await;
+        let rest = replica.rest();
         drop(replica);
+        rest.gone(id).await;
+        let member = self.members.get_mut(&id).unwrap();
         member.log_disk.crash(seed);
         member.engines.disk().crash();
     }
@@ -234,8 +294,10 @@ impl Cluster {
         let replica = member.replica.take().expect("it is up");
         replica.shutdown().await;
         self.network.close(NodeId(id));
+        let rest = replica.rest();
         drop(replica);
-        member.log_disk.restart();
+        rest.gone(id).await;
+        self.members.get_mut(&id).unwrap().log_disk.restart();
     }
 
     pub(super) async fn restart(&mut self, id: u64) {

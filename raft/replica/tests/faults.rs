@@ -3,14 +3,19 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::join_all;
+use kontiki_storage::codec;
 use kontiki_storage::engine::memory;
 use kontiki_storage::request::{Command, Delete, KeyRange};
 
 use super::cluster::{Cluster, put, quick};
 use crate::error::Error;
 use crate::log;
+use crate::network::memory::Faults;
+use crate::network::{AppendRequest, Forward, Forwarded, LinkError};
 use crate::replica::{Freshness, Role};
+use crate::types::{NodeId, Vote};
 
 #[tokio::test(start_paused = true)]
 async fn nothing_acknowledged_is_lost_with_the_leader() {
@@ -289,4 +294,43 @@ async fn a_log_that_can_get_no_more_space_refuses_data_before_it_fails() {
         writable |= cluster.put(1, "a", "1").await.is_ok();
     }
     assert!(writable, "there is space again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_loses_a_message_breaks_and_does_not_end_as_if_all_were_well() {
+    let cluster = Cluster::of(1, 33, quick()).await;
+    let link = cluster
+        .network
+        .transport(cluster.replica(1).cluster(), NodeId(9))
+        .link(NodeId(1), &cluster.members[&1].peer);
+    let vote = Vote::new_committed(99, NodeId(9));
+    let request =
+        || AppendRequest { vote, prev_log_id: None, entries: vec![], leader_commit: None };
+    cluster.network.set_faults(Faults { lost: 1.0, ..Faults::default() });
+    let requests = futures::stream::iter([request(), request()]).boxed();
+    let mut answers = link.append_stream(requests, Duration::from_secs(1)).await.unwrap();
+    let answer = answers.next().await;
+    assert!(matches!(answer, Some(Err(LinkError::Unknown { .. }))), "{answer:?}");
+    assert!(answers.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_stops_breaks_off_what_peers_have_under_way() {
+    let mut cluster = Cluster::of(3, 34, quick()).await;
+    let leader = cluster.leader().await;
+    let inbound = cluster.replica(leader).inbound();
+    // No quorum hears of it, so it waits for its answer.
+    cluster.isolate(leader);
+    let payload = codec::encode_commands(&[put("a", "1")]);
+    let waiting = tokio::spawn(inbound.forward(Forward::Propose(payload)));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!waiting.is_finished());
+    // Restarting finds the directory free; it would not if the request lived on.
+    cluster.restart(leader).await;
+    let answer = waiting.await.unwrap();
+    assert!(matches!(answer, Forwarded::Unknown(_)), "{answer:?}");
+    let closed = inbound.forward(Forward::ReadIndex).await;
+    assert!(matches!(closed, Forwarded::NotLeader { .. }), "the old door is shut: {closed:?}");
+    cluster.heal();
+    cluster.converge().await;
 }

@@ -85,9 +85,9 @@ async fn all_can_fall_at_once_again_and_again() {
     cluster.converge().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn who_is_too_far_behind_for_the_log_gets_the_whole_store() {
-    let mut cluster = Cluster::of(3, 83, keeps_little()).await;
+/// Three members, and which of them has just come back, too late for the log of the others.
+async fn left_behind(seed: u64) -> (Cluster, u64) {
+    let mut cluster = Cluster::of(3, seed, keeps_little()).await;
     let leader = cluster.leader().await;
     let behind = (1..=3).find(|id| *id != leader).unwrap();
     cluster.crash(behind).await;
@@ -97,6 +97,12 @@ async fn who_is_too_far_behind_for_the_log_gets_the_whole_store() {
     }
     cluster.until(leader, |status| status.purged > reached).await;
     cluster.start(behind).await.unwrap();
+    (cluster, behind)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_too_far_behind_for_the_log_gets_the_whole_store() {
+    let (mut cluster, behind) = left_behind(83).await;
     cluster.until(behind, |status| status.ready).await;
     for i in [0, 100, 199] {
         let found = cluster.get(behind, &format!("k{i}"), Freshness::Serializable).await.unwrap();
@@ -127,16 +133,7 @@ async fn a_new_member_is_filled_by_a_snapshot_when_the_log_has_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_that_breaks_off_is_sent_again() {
-    let mut cluster = Cluster::of(3, 85, keeps_little()).await;
-    let leader = cluster.leader().await;
-    let behind = (1..=3).find(|id| *id != leader).unwrap();
-    cluster.crash(behind).await;
-    let reached = cluster.replica(leader).status().borrow().last;
-    for i in 0..200 {
-        cluster.put(leader, &format!("k{i}"), "v").await.unwrap();
-    }
-    cluster.until(leader, |status| status.purged > reached).await;
-    cluster.start(behind).await.unwrap();
+    let (cluster, behind) = left_behind(85).await;
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(20)).await;
         cluster.isolate(behind);
@@ -145,4 +142,25 @@ async fn a_snapshot_that_breaks_off_is_sent_again() {
     }
     cluster.until(behind, |status| status.ready).await;
     cluster.converge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_much_is_applied_again_is_bounded_by_what_may_wait_for_a_sync() {
+    const VALUE_BYTES: usize = 4 << 10;
+    let flush_bytes = 128 << 10;
+    // By bytes alone: time never comes.
+    let config = Config { flush_bytes, flush_interval: Duration::from_secs(3600), ..quick() };
+    let mut cluster = Cluster::of(1, 86, config).await;
+    let value = "v".repeat(VALUE_BYTES);
+    for i in 0..500 {
+        cluster.put(1, &format!("k{}", i % 50), &value).await.unwrap();
+    }
+    let last = cluster.replica(1).status().borrow().last;
+    cluster.restart(1).await;
+    let replayed = last.0 - cluster.replica(1).0.progress.durable().0;
+    cluster.until(1, |status| status.ready).await;
+    assert!(cluster.replica(1).0.progress.applied() >= last);
+    // One bound's worth that waits, and one that came while it was synced.
+    let most = 2 * flush_bytes / VALUE_BYTES as u64;
+    assert!(replayed <= most, "{replayed} entries were applied again, {most} at most");
 }

@@ -1,0 +1,151 @@
+//! Takes in masters and nodes that hold a token.
+//!
+//! A joining master is given an id, the CAs and where the others are. It asks the leader to be added by
+//! itself, over the peers' port, when it can be reached there: a join that goes no further than this
+//! leaves nothing in the membership.
+//!
+//! Keeps: the token is checked before anything is given, and one use of it is counted by then.
+//! Never: takes the word of a request for what its certificate may say.
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::routing::post;
+use axum::{Json, Router};
+use kontiki_raft::membership::Member;
+
+use super::records::TokenError;
+use super::token::parse_bearer;
+use super::wire::{Address, JoinMaster, JoinNode, MasterJoined, NodeJoined, PREFIX, Role, id_of};
+use super::{Error, Front};
+
+/// A request to join is a name, an address, a signing request.
+const BODY_BYTES_MAX: usize = 64 << 10;
+
+pub(super) fn router(front: Arc<Front>) -> Router {
+    Router::new()
+        .route(&format!("{PREFIX}/join/master"), post(master))
+        .route(&format!("{PREFIX}/join/node"), post(node))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(front)
+}
+
+async fn master(
+    State(front): State<Arc<Front>>,
+    headers: HeaderMap,
+    Json(request): Json<JoinMaster>,
+) -> Result<Json<MasterJoined>, Error> {
+    use_token(&front, &headers, Role::Master, || free_name(&front, &request)).await?;
+    let id = front.records.next_node().await?;
+    tracing::info!(member = %id, name = request.name, address = request.peer_address, "joins");
+    Ok(Json(MasterJoined {
+        cluster: front.replica.cluster().to_string(),
+        node: id_of(id),
+        members: front.replica.members().into_iter().map(address).collect(),
+        settings: front.settings.clone(),
+        authorities: front.pki.authorities(),
+    }))
+}
+
+/// Two members of one name or address could not be told apart. Said before the token is used up.
+fn free_name(front: &Front, request: &JoinMaster) -> Result<(), Error> {
+    let taken = |member: &Member| {
+        if member.peer.name == request.name {
+            Some(format!("the name {:?} (--name)", request.name))
+        } else if member.peer.address == request.peer_address {
+            Some(format!("the address {}", request.peer_address))
+        } else {
+            None
+        }
+    };
+    let Some((what, id)) =
+        front.replica.members().iter().find_map(|member| Some((taken(member)?, member.id)))
+    else {
+        return Ok(());
+    };
+    let reason = format!(
+        "{what} belongs to member {id} already; choose another, or, if that one is gone for good, \
+         `kontiki member remove {id}`"
+    );
+    Err(Error::new(StatusCode::CONFLICT, reason))
+}
+
+async fn node(
+    State(front): State<Arc<Front>>,
+    headers: HeaderMap,
+    Json(request): Json<JoinNode>,
+) -> Result<Json<NodeJoined>, Error> {
+    let name = request.name.clone();
+    use_token(&front, &headers, Role::Node, || check_node_name(&name)).await?;
+    let certificate = front
+        .pki
+        .sign_node(&request.name, &request.request)
+        .map_err(|reason| Error::new(StatusCode::BAD_REQUEST, reason))?;
+    tracing::info!(name = request.name, "a node joins");
+    Ok(Json(NodeJoined {
+        certificate,
+        ca: front.pki.cluster_ca(),
+        masters: front.records.masters()?.into_iter().map(|master| master.api).collect(),
+        settings: front.settings.clone(),
+    }))
+}
+
+/// A node's name becomes that of an object, and part of a certificate's name.
+fn check_node_name(name: &str) -> Result<(), Error> {
+    let label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let bytes = label.as_bytes();
+        bytes.first().is_some_and(|byte| inner(*byte))
+            && bytes.last().is_some_and(|byte| inner(*byte))
+            && bytes.iter().all(|byte| inner(*byte) || *byte == b'-')
+    };
+    if name.len() <= 253 && name.split('.').all(label) {
+        return Ok(());
+    }
+    let reason = format!(
+        "{name:?} cannot be a node's name: lower case letters, digits, '-' and '.', at most 253 \
+         (--name)"
+    );
+    Err(Error::new(StatusCode::BAD_REQUEST, reason))
+}
+
+/// Counts one use of the token that the request carries. `check` is what must hold besides; it is asked
+/// only of someone who holds a valid token, and before the use is counted.
+async fn use_token(
+    front: &Front,
+    headers: &HeaderMap,
+    role: Role,
+    check: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
+    let refused = || Error::new(StatusCode::UNAUTHORIZED, TokenError::Refused.to_string());
+    let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let (id, secret) = header.and_then(parse_bearer).ok_or_else(refused)?;
+    let understood = |error| match error {
+        TokenError::Refused => refused(),
+        TokenError::Raft(error) => Error::from(error),
+    };
+    front.records.check_token(id, secret, role).await.map_err(understood)?;
+    check()?;
+    front.records.use_token(id, secret, role).await.map_err(understood)
+}
+
+fn address(member: Member) -> Address {
+    Address { id: id_of(member.id), name: member.peer.name, address: member.peer.address }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_node_name;
+
+    #[test]
+    fn a_node_is_named_as_an_object_is() {
+        for good in ["a", "edge-1", "node1.example.com", "0"] {
+            assert!(check_node_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "Node", "a_b", "-a", "a-", "a..b", "a/b", &"a".repeat(254)] {
+            let error = check_node_name(bad).unwrap_err();
+            assert!(error.reason().contains("--name"), "{bad}");
+        }
+    }
+}

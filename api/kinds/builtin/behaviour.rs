@@ -1,0 +1,16 @@
+//! Where a kind's hooks and columns are plugged into its row.
+//!
+//! What the kinds do is in [`crate::kinds::defaults`] and [`crate::kinds::columns`]; here is only which belongs to
+//! which.
+
+use crate::kinds::{Columns, Hooks, columns, defaults};
+
+/// What the kind does beyond what its row says.
+pub(super) fn hooks(group: &str, version: &str, kind: &str) -> Hooks {
+    Hooks { default: defaults::of(group, version, kind), ..Hooks::default() }
+}
+
+/// What a Table of the kind shows.
+pub(super) fn columns(group: &str, _version: &str, kind: &str) -> Columns {
+    columns::of(group, kind)
+}

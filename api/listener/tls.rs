@@ -1,0 +1,121 @@
+//! What a port proves itself with and whom it believes, swapped as a whole while it serves.
+//!
+//! Keeps: a new connection is checked by the material of the moment it is made; an error leaves the old
+//! material in use. There is no resumption: by it an old check would stand for a new one.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+
+/// Whether clients prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clients {
+    /// A certificate is verified where one is shown.
+    MayProve,
+    /// Without a good certificate there is no connection.
+    MustProve,
+}
+
+/// The material of a port, as PEM.
+#[derive(Clone)]
+pub struct TlsConfig {
+    /// The port's certificate, followed by those of who issued it.
+    pub certificate_pem: Vec<u8>,
+    pub key_pem: Vec<u8>,
+    /// The CAs whose clients are believed. More than one while a CA is being replaced.
+    pub client_ca_pem: Vec<u8>,
+    pub clients: Clients,
+}
+
+impl fmt::Debug for TlsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A key has no business in a log.
+        f.debug_struct("TlsConfig").field("clients", &self.clients).finish_non_exhaustive()
+    }
+}
+
+/// Why material can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("TLS: {what}: {reason}")]
+pub struct TlsError {
+    what: &'static str,
+    reason: String,
+}
+
+impl TlsError {
+    fn new(what: &'static str, reason: impl ToString) -> TlsError {
+        TlsError { what, reason: reason.to_string() }
+    }
+}
+
+/// The material in use, shared by a port and whoever renews it.
+pub struct TlsSource {
+    current: ArcSwap<ServerConfig>,
+}
+
+impl TlsSource {
+    pub fn new(config: &TlsConfig) -> Result<Arc<TlsSource>, TlsError> {
+        Ok(Arc::new(TlsSource { current: ArcSwap::new(server(config)?) }))
+    }
+
+    /// From now on every new connection uses `config`; those that stand go on.
+    pub fn replace(&self, config: &TlsConfig) -> Result<(), TlsError> {
+        self.current.store(server(config)?);
+        Ok(())
+    }
+
+    pub(super) fn current(&self) -> Arc<ServerConfig> {
+        self.current.load_full()
+    }
+}
+
+impl fmt::Debug for TlsSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsSource").finish_non_exhaustive()
+    }
+}
+
+fn server(config: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
+    // Named, never taken from the process: another crate must not be able to choose for us.
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("client CA", &config.client_ca_pem)? {
+        roots.add(certificate).map_err(|error| TlsError::new("client CA", error))?;
+    }
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let verifier = match config.clients {
+        Clients::MayProve => verifier.allow_unauthenticated(),
+        Clients::MustProve => verifier,
+    };
+    let verifier = verifier.build().map_err(|error| TlsError::new("client CA", error))?;
+    let chain = certificates("certificate", &config.certificate_pem)?;
+    let key = PrivateKeyDer::from_pem_slice(&config.key_pem)
+        .map_err(|error| TlsError::new("key", error))?;
+    let mut server = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::new("protocol", error))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(|error| TlsError::new("certificate and key", error))?;
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    Ok(Arc::new(server))
+}
+
+fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| TlsError::new(what, error))?;
+    if found.is_empty() {
+        return Err(TlsError::new(what, "no certificate in the PEM"));
+    }
+    Ok(found)
+}

@@ -1,0 +1,164 @@
+//! `kontiki start`: everything on this machine, or one role.
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Subcommand, ValueEnum};
+
+use super::config::{MASTERS, NODES, Options};
+use crate::failure::Failure;
+use crate::roles::master;
+use crate::telemetry;
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+#[command(after_help = "\
+Every flag can be an environment variable (KONTIKI_DATA_DIR) or stand in a file (--config).
+Flags win over the environment, the environment over the file.
+
+Examples:
+  kontiki start
+  kontiki start --data-dir ./data --api-port 0 --peer-port 0 --store-port 0
+  kontiki start master --config /etc/kontiki.yaml")]
+pub struct Start {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Start a master: store, API, controllers and scheduler
+    #[command(after_help = "\
+Examples:
+  kontiki start master
+  kontiki start master --join https://m1:6443 --token K1...
+  kontiki start master api
+  kontiki start master --write-config /etc/kontiki.yaml")]
+    Master(Master),
+    /// Start a node: it runs pods
+    #[command(after_help = "\
+Examples:
+  kontiki start node --join https://m1:6443 --token K1...
+  kontiki start node --join https://m1:6443 --token K1... --node-labels disk=ssd,zone=a")]
+    Node(Node),
+}
+
+#[derive(Args)]
+struct Master {
+    /// Only this part of it; without, all of it
+    part: Option<Part>,
+    /// For `controllers`: how to reach the API
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    kubeconfig: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Store and API
+    Api,
+    /// Controllers and scheduler, against an API server
+    Controllers,
+}
+
+#[derive(Args)]
+struct Node {
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What of all this can be started so far.
+enum Plan {
+    Master,
+    MasterAndNode,
+    Node,
+    Controllers,
+}
+
+impl Start {
+    pub fn run(self) -> Result<(), Failure> {
+        let (plan, options) = match self.role {
+            None => (Plan::MasterAndNode, self.options),
+            Some(Role::Node(node)) => (Plan::Node, node.options),
+            Some(Role::Master(Master { part, kubeconfig, options })) => match part {
+                Some(Part::Controllers) => {
+                    if kubeconfig.is_none() {
+                        return Err(Failure::Usage(
+                            "controllers by themselves need an API server; say how to reach it \
+                             (--kubeconfig)"
+                                .into(),
+                        ));
+                    }
+                    (Plan::Controllers, options)
+                }
+                Some(Part::Api) | None => (Plan::Master, options),
+            },
+        };
+        let given = options.with_file()?;
+        let all = given.clone().complete()?;
+        let settings = all.clone().master(&given)?;
+        if let Some(path) = &all.write_config {
+            return all.write(path);
+        }
+        let level = all.log_level.as_deref().unwrap_or("info");
+        telemetry::start(level, all.log_format.unwrap_or_default()).map_err(Failure::Usage)?;
+        match plan {
+            Plan::Node => return Err(not_there("node agent")),
+            Plan::Controllers => return Err(not_there("controllers")),
+            Plan::MasterAndNode => {
+                tracing::warn!("this release has no node agent yet: only the master is started");
+            }
+            Plan::Master => {}
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("kontiki")
+            .build()?;
+        let ended = runtime.block_on(master::run(settings));
+        // What still blocks on the disk must not keep the process alive.
+        runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+        ended
+    }
+}
+
+fn not_there(what: &str) -> Failure {
+    Failure::Run(format!(
+        "this release has no {what} yet; `kontiki start master` starts the store and its fronts"
+    ))
+}
+
+/// Leaves out of each role's help what is not its own.
+pub fn tidy(cli: clap::Command) -> clap::Command {
+    let hide = |role: clap::Command, heading: &'static str| {
+        role.mut_args(|arg| match arg.get_help_heading() {
+            Some(found) if found == heading => arg.hide(true),
+            _ => arg,
+        })
+    };
+    cli.mut_subcommand("start", |start| {
+        start
+            .mut_subcommand("master", |role| hide(role, NODES))
+            .mut_subcommand("node", |role| hide(role, MASTERS))
+    })
+}
+
+/// Refuses flags of another role. In a file or in the environment they are for whoever understands them.
+pub fn check(matches: &ArgMatches) -> Result<(), Failure> {
+    let Some(("start", start)) = matches.subcommand() else { return Ok(()) };
+    let Some((role, typed)) = start.subcommand() else { return Ok(()) };
+    let (others, other) = if role == "node" { (MASTERS, "master") } else { (NODES, "node") };
+    let command = super::command();
+    let command = command.find_subcommand("start").and_then(|it| it.find_subcommand(role));
+    for arg in command.into_iter().flat_map(clap::Command::get_arguments) {
+        if arg.get_help_heading() == Some(others)
+            && typed.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
+        {
+            let flag = arg.get_long().unwrap_or_default();
+            return Err(Failure::Usage(format!(
+                "--{flag} is a flag of `kontiki start {other}`; see `kontiki start {role} --help`"
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! The parts of the one binary: roles and command line over control loops, scheduler and node agent.
+//!
+//! A library only so that tests and benchmarks can hold the parts; what users get is the binary.
+
+pub mod cli;
+pub mod controllers;
+pub mod reconcile;
+pub mod scheduler;
+
+mod failure;
+mod pki;
+mod remote;
+mod roles;
+mod tasks;
+mod telemetry;

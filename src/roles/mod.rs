@@ -1,0 +1,11 @@
+//! The roles that a process can have; the only places that build the whole.
+
+pub mod master;
+pub mod offline;
+pub mod ports;
+
+mod address;
+mod backups;
+mod join;
+mod place;
+mod strays;

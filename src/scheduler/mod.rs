@@ -1,0 +1,238 @@
+//! Gives pods their nodes.
+//!
+//! One loop decides, on a picture of the cluster that is kept up to date change by change; what it decides is
+//! assumed at once and carried out beside it, many bindings at a time, which the log takes in few entries.
+//! The decision itself ([`cycle`]) is pure; filters and scores are upstream's default plugins by meaning and weight.
+//!
+//! Never: waits for a write before it decides on the next pod.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kontiki_api::client::Client;
+use kontiki_api::error::Reason;
+use kontiki_api::object::time::Clock;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::reconcile::{Delta, Informers, Key, Recorder};
+
+mod bind;
+mod cycle;
+mod filter;
+mod nodes;
+mod preempt;
+mod resources;
+mod score;
+mod waiting;
+mod world;
+
+use cycle::{Chosen, Unfit};
+use nodes::Cluster;
+use waiting::Waiting;
+use world::World;
+
+/// The name in `spec.schedulerName` that means this scheduler, and under which it speaks.
+pub const NAME: &str = "default-scheduler";
+
+/// Bindings under way at a time.
+const BINDINGS_MAX: usize = 256;
+
+/// What the scheduler is given.
+pub struct Context {
+    pub client: Client,
+    pub informers: Informers,
+    pub recorder: Recorder,
+    pub clock: Clock,
+}
+
+/// Importance of a pod.
+pub(crate) fn priority(pod: &Pod) -> i32 {
+    pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
+}
+
+pub(crate) fn is_finished(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// A pod that wants a node from us, and is let have one.
+fn is_waiting(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    spec.node_name.as_deref().is_none_or(str::is_empty)
+        && spec.scheduler_name.as_deref().unwrap_or(NAME) == NAME
+        && spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty)
+        && pod.metadata.deletion_timestamp.is_none()
+        && !is_finished(pod)
+}
+
+struct Scheduler {
+    client: Client,
+    recorder: Recorder,
+    clock: Clock,
+    cluster: Mutex<Cluster>,
+    waiting: Waiting,
+    world: World,
+}
+
+/// A scheduler that hears of every change from now on; its future runs until `stop`.
+pub fn start(context: Context, stop: CancellationToken) -> impl Future<Output = ()> + Send {
+    let scheduler = Arc::new(Scheduler {
+        client: context.client.named(NAME),
+        recorder: context.recorder.of(NAME),
+        clock: context.clock,
+        cluster: Mutex::default(),
+        waiting: Waiting::default(),
+        world: World::live(&context.informers),
+    });
+    listen(&scheduler, &context.informers);
+    let informers = context.informers;
+    async move {
+        tokio::select! {
+            () = informers.synced() => {}
+            () = stop.cancelled() => return,
+        }
+        scheduler.run(&stop).await;
+    }
+}
+
+/// Keeps picture and queue up to date with what informers hear.
+fn listen(scheduler: &Arc<Scheduler>, informers: &Informers) {
+    let it = scheduler.clone();
+    informers.of::<Node>().on(move |delta| {
+        let name = delta.object().metadata.name.clone().unwrap_or_default();
+        match delta {
+            Delta::Deleted(_) => it.cluster.lock().remove_node(&name),
+            Delta::Added(node) => it.cluster.lock().put_node((*node).clone()),
+            Delta::Updated { old, new } => {
+                it.cluster.lock().put_node((*new).clone());
+                // Conditions alone open no place.
+                let matters = |node: &Node| {
+                    let allocatable = node.status.as_ref().and_then(|it| it.allocatable.clone());
+                    (node.spec.clone(), node.metadata.labels.clone(), allocatable)
+                };
+                if matters(old) == matters(new) {
+                    return;
+                }
+            }
+        }
+        it.waiting.stir();
+    });
+    let it = scheduler.clone();
+    informers.of::<Pod>().on(move |delta| it.hear_of_pod(delta));
+    let it = scheduler.clone();
+    informers.of::<PersistentVolumeClaim>().on(move |_| it.waiting.stir());
+    let it = scheduler.clone();
+    informers.of::<PersistentVolume>().on(move |_| it.waiting.stir());
+    let it = scheduler.clone();
+    informers.of::<StorageClass>().on(move |_| it.waiting.stir());
+}
+
+impl Scheduler {
+    fn hear_of_pod(&self, delta: &Delta<'_, Pod>) {
+        let pod = delta.object();
+        let key = Key::of(&pod.metadata);
+        if let Delta::Deleted(_) = delta {
+            self.waiting.remove(&key);
+            self.cluster.lock().remove_pod(&key);
+            return self.waiting.stir();
+        }
+        if is_waiting(pod) {
+            return self.waiting.put(&key, (*pod).clone());
+        }
+        self.waiting.remove(&key);
+        self.cluster.lock().put_pod(&key, (*pod).clone());
+        let had_place = matches!(delta, Delta::Updated { old, .. } if !is_finished(old));
+        let relabelled = matches!(delta, Delta::Updated { old, new }
+            if old.metadata.labels != new.metadata.labels);
+        if is_finished(pod) && had_place || relabelled {
+            self.waiting.stir();
+        }
+    }
+
+    async fn run(self: Arc<Self>, stop: &CancellationToken) {
+        let bindings = Arc::new(Semaphore::new(BINDINGS_MAX));
+        let mut under_way = JoinSet::new();
+        let mut turn = 0_usize;
+        loop {
+            let (key, pod) = tokio::select! {
+                next = self.waiting.next() => next,
+                Some(_) = under_way.join_next(), if !under_way.is_empty() => continue,
+                () = stop.cancelled() => break,
+            };
+            let snapshot = self.cluster.lock().snapshot();
+            turn = turn.wrapping_add(1);
+            match cycle::schedule(&pod, &snapshot, &self.world, turn) {
+                Ok(chosen) => {
+                    self.cluster.lock().assume(&key, pod, &chosen.node);
+                    let Ok(permit) = bindings.clone().acquire_owned().await else { break };
+                    let it = self.clone();
+                    under_way.spawn(async move {
+                        it.carry_out(key, chosen).await;
+                        drop(permit);
+                    });
+                }
+                Err(unfit) => self.make_room(&key, &pod, &unfit, &snapshot).await,
+            }
+        }
+        under_way.shutdown().await;
+    }
+
+    async fn carry_out(&self, key: Key, chosen: Chosen) {
+        let pod = chosen.prepared.pod.clone();
+        match bind::bind(&self.client, &self.world, &key, &chosen).await {
+            Ok(()) => {
+                self.waiting.remove(&key);
+                let message = format!("Successfully assigned {key} to {}", chosen.node);
+                let about = crate::reconcile::events::reference(pod.as_ref());
+                let severity = crate::reconcile::events::Severity::Normal;
+                self.recorder.say(about, severity, "Scheduled", message, "Binding");
+            }
+            Err(status) => {
+                self.cluster.lock().forget(&key);
+                // Gone, or another gave it a node: the informer will say.
+                if !status.is(Reason::NotFound) && !status.is(Reason::Conflict) {
+                    tracing::warn!(%key, %status, node = chosen.node, "binding failed");
+                    self.recorder.warning(pod.as_ref(), "FailedScheduling", status.message());
+                }
+                self.waiting.failed(&key, true);
+                self.waiting.stir();
+            }
+        }
+    }
+
+    /// No node will do as things are: somebody less important goes, or the pod waits.
+    async fn make_room(
+        &self,
+        key: &Key,
+        pod: &Arc<Pod>,
+        unfit: &Unfit,
+        snapshot: &nodes::Snapshot,
+    ) {
+        let plan = preempt::plan(pod, unfit, snapshot, &self.world);
+        let now = self.clock.now();
+        let (nominated, said) = match &plan {
+            Ok(plan) => (Some(plan.node.as_str()), ""),
+            Err(said) => (None, said.as_str()),
+        };
+        let message = unfit.explain(said);
+        tracing::debug!(%key, message, "no node");
+        let about = crate::reconcile::events::reference(pod.as_ref());
+        let severity = crate::reconcile::events::Severity::Warning;
+        self.recorder.say(about, severity, "FailedScheduling", message.clone(), "Scheduling");
+        let written =
+            bind::report_unfit(&self.client, pod, key, "Unschedulable", &message, nominated, now)
+                .await;
+        let evicted = match (&written, &plan) {
+            (Ok(()), Ok(plan)) => bind::evict(&self.client, &self.recorder, pod, plan, now).await,
+            _ => Ok(()),
+        };
+        if let Err(status) = written.and(evicted) {
+            tracing::warn!(%key, %status, "the pod was not told why it has no node");
+        }
+        self.waiting.failed(key, false);
+    }
+}

@@ -1,0 +1,165 @@
+//! What pods ask for and nodes have, as numbers that can be added and compared.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
+use kontiki_api::object::quantity::Quantity;
+
+/// An amount of each resource. CPU in thousandths of a core, memory and storage in bytes, others as they count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    pub cpu: i64,
+    pub memory: i64,
+    pub storage: i64,
+    pub others: BTreeMap<String, i64>,
+}
+
+/// What a container counts for in scoring when it asks for nothing (upstream's non-zero requests).
+const CPU_IF_NONE: i64 = 100;
+const MEMORY_IF_NONE: i64 = 200 << 20;
+
+impl Resources {
+    #[must_use]
+    pub fn of(list: Option<&BTreeMap<String, Written>>) -> Resources {
+        let mut amounts = Resources::default();
+        for (name, written) in list.into_iter().flatten() {
+            // What cannot be read was refused by the API; here it counts as nothing.
+            let quantity: Quantity = written.0.parse().unwrap_or(Quantity::ZERO);
+            match name.as_str() {
+                "cpu" => amounts.cpu = quantity.milli_value(),
+                "memory" => amounts.memory = quantity.value(),
+                "ephemeral-storage" => amounts.storage = quantity.value(),
+                // Counted apart.
+                "pods" => {}
+                other => {
+                    amounts.others.insert(other.into(), quantity.value());
+                }
+            }
+        }
+        amounts
+    }
+
+    pub fn add(&mut self, other: &Resources) {
+        self.cpu += other.cpu;
+        self.memory += other.memory;
+        self.storage += other.storage;
+        for (name, amount) in &other.others {
+            *self.others.entry(name.clone()).or_insert(0) += amount;
+        }
+    }
+
+    pub fn subtract(&mut self, other: &Resources) {
+        self.cpu -= other.cpu;
+        self.memory -= other.memory;
+        self.storage -= other.storage;
+        for (name, amount) in &other.others {
+            if let Some(mine) = self.others.get_mut(name) {
+                *mine -= amount;
+            }
+        }
+    }
+
+    /// The larger of each.
+    fn raise_to(&mut self, other: &Resources) {
+        self.cpu = self.cpu.max(other.cpu);
+        self.memory = self.memory.max(other.memory);
+        self.storage = self.storage.max(other.storage);
+        for (name, amount) in &other.others {
+            let mine = self.others.entry(name.clone()).or_insert(0);
+            *mine = (*mine).max(*amount);
+        }
+    }
+
+    fn plus(&self, other: &Resources) -> Resources {
+        let mut sum = self.clone();
+        sum.add(other);
+        sum
+    }
+}
+
+/// What a pod asks for: its containers together, or the most that starting it needs at once, and its overhead
+/// (upstream's `PodRequests`).
+#[must_use]
+pub fn requests(pod: &Pod) -> Resources {
+    pod.spec.as_ref().map(|spec| of_spec(spec, &asked)).unwrap_or_default()
+}
+
+/// The same for scoring, where a container that asks for nothing still counts for something.
+#[must_use]
+pub fn requests_for_scoring(pod: &Pod) -> Resources {
+    let at_least = |container: &Container| {
+        let mut amounts = asked(container);
+        amounts.cpu = if amounts.cpu == 0 { CPU_IF_NONE } else { amounts.cpu };
+        amounts.memory = if amounts.memory == 0 { MEMORY_IF_NONE } else { amounts.memory };
+        amounts
+    };
+    pod.spec.as_ref().map(|spec| of_spec(spec, &at_least)).unwrap_or_default()
+}
+
+fn asked(container: &Container) -> Resources {
+    requested(container.resources.as_ref())
+}
+
+fn requested(resources: Option<&ResourceRequirements>) -> Resources {
+    Resources::of(resources.and_then(|resources| resources.requests.as_ref()))
+}
+
+fn of_spec(spec: &PodSpec, asked: &dyn Fn(&Container) -> Resources) -> Resources {
+    let mut running = Resources::default();
+    spec.containers.iter().for_each(|container| running.add(&asked(container)));
+    let (mut sidecars, mut starting) = (Resources::default(), Resources::default());
+    for container in spec.init_containers.iter().flatten() {
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars.add(&asked(container));
+            starting.raise_to(&sidecars);
+        } else {
+            starting.raise_to(&sidecars.plus(&asked(container)));
+        }
+    }
+    running.add(&sidecars);
+    running.raise_to(&starting);
+    // What is said of the whole pod stands for the sum of its parts.
+    let whole = requested(spec.resources.as_ref());
+    let said = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    if let Some(said) = said {
+        if said.contains_key("cpu") {
+            running.cpu = whole.cpu;
+        }
+        if said.contains_key("memory") {
+            running.memory = whole.memory;
+        }
+    }
+    running.add(&Resources::of(spec.overhead.as_ref()));
+    running
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn starting_a_pod_may_need_more_than_running_it() {
+        let ask = |cpu: &str| json!({"requests": {"cpu": cpu, "example.com/gpu": "1"}});
+        let pod: Pod = serde_json::from_value(json!({"spec": {
+            "containers": [{"name": "a", "resources": ask("100m")}, {"name": "b", "resources": ask("200m")}],
+            "initContainers": [
+                {"name": "s", "restartPolicy": "Always", "resources": ask("50m")},
+                {"name": "i", "resources": ask("1")}],
+            "overhead": {"cpu": "10m"}}}))
+        .unwrap();
+        let requests = requests(&pod);
+        assert_eq!(requests.cpu, 1000 + 50 + 10, "the init container beside the sidecar");
+        assert_eq!(requests.others["example.com/gpu"], 3, "two containers and a sidecar");
+    }
+
+    #[test]
+    fn who_asks_for_nothing_still_counts_in_scores() {
+        let pod: Pod =
+            serde_json::from_value(json!({"spec": {"containers": [{"name": "a"}]}})).unwrap();
+        assert_eq!(requests(&pod), Resources::default());
+        assert_eq!(requests_for_scoring(&pod).cpu, 100);
+    }
+}

@@ -1,3 +1,0 @@
-//! Tests of this room through its door.
-
-fn main() {}
