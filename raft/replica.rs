@@ -164,6 +164,7 @@ impl Replica {
         let limit = self.0.config.request_timeout();
         let reached = self.0.progress.reached_revision(revision);
         tokio::select! {
+            biased;
             result = tokio::time::timeout(limit, reached) => result.map_err(|_| {
                 Error::ReadTimeout(format!("revision {revision} has not come"))
             }),
@@ -307,6 +308,10 @@ impl Inner {
         self.tasks.token()
     }
 
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
     /// A task that belongs to this member and ends with it.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
@@ -325,6 +330,7 @@ impl Inner {
     pub(crate) async fn read_barrier(&self) -> Result<(), Error> {
         self.serving()?;
         tokio::select! {
+            biased;
             result = self.barriers.wait(self.config.request_timeout()) => result,
             () = self.stop.cancelled() => Err(self.stopped()),
         }
@@ -411,6 +417,7 @@ impl Inner {
             }
         };
         tokio::select! {
+            biased;
             held = holds => held,
             () = tokio::time::sleep(patience) => what(self),
             () = self.stop.cancelled() => false,
