@@ -75,6 +75,7 @@ pub(crate) async fn run(replica: Arc<Inner>) {
             true
         });
         tokio::select! {
+            biased;
             changed = metrics.changed() => if changed.is_err() { return },
             () = replica.stop.cancelled() => return,
         }
