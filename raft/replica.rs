@@ -443,8 +443,12 @@ impl Inner {
         self.transport.heard_from(peer);
     }
 
-    /// Lets go of the ways to members that are none any more.
-    pub(crate) fn forget_removed(&self) {
+    /// After a change of membership: lets go of the ways to members that are none any more, and tells
+    /// those to members that have moved, which openraft keeps as they are.
+    pub(crate) fn redirect(&self) {
+        for (id, _) in self.membership().nodes().filter(|(id, _)| **id != self.id) {
+            self.link(*id);
+        }
         let removed = self.removed.lock().clone();
         for id in removed {
             self.links.lock().remove(&id);

@@ -1,4 +1,5 @@
-//! Whether this master serves: `/livez`, `/readyz`, `/healthz`, `/version`, and `/health` as etcd has it.
+//! Whether this master serves, as the store's port tells it: `/livez`, `/readyz`, and etcd's `/health`.
+//! The API's port has probes of its own (`http::health`), which ask more.
 //!
 //! Keeps: ready means that a read barrier succeeded just now: a quorum answered and this member has
 //! applied all there is. Alive means that nothing has stopped for good, so that a restart would not help.
@@ -61,18 +62,8 @@ impl Health {
         }
     }
 
-    /// The probes of the API's port.
+    /// The probes of the store's port.
     pub fn router(self: &Arc<Self>) -> Router {
-        Router::new()
-            .route("/livez", get(livez))
-            .route("/readyz", get(readyz))
-            .route("/healthz", get(readyz))
-            .route("/version", get(version))
-            .with_state(Arc::clone(self))
-    }
-
-    /// The probes of the store's port, as etcd has them.
-    pub fn store_router(self: &Arc<Self>) -> Router {
         Router::new()
             .route("/health", get(etcd_health))
             .route("/livez", get(livez))
@@ -102,30 +93,5 @@ async fn etcd_health(State(health): State<Arc<Health>>) -> impl IntoResponse {
         Err(reason) => {
             (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "health": "false", "reason": reason })))
         }
-    }
-}
-
-async fn version() -> impl IntoResponse {
-    let (major, minor, patch) = KUBERNETES;
-    let release = env!("CARGO_PKG_VERSION");
-    Json(json!({
-        "major": major,
-        "minor": minor,
-        "gitVersion": format!("v{major}.{minor}.{patch}+kontiki{release}"),
-        "gitCommit": "",
-        "gitTreeState": "clean",
-        "buildDate": "1970-01-01T00:00:00Z",
-        "goVersion": "",
-        "compiler": "rustc",
-        "platform": format!("linux/{}", architecture()),
-    }))
-}
-
-/// As Go names it, which clients expect.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }

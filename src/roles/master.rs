@@ -225,7 +225,7 @@ impl Master {
         let kube =
             Kube::new(replica.clone(), &*material, &origin.settings, &record.api, stop.clone())?;
         let api_router = front.public().merge(kube.server.router());
-        let store_router = health.store_router().merge(front.private());
+        let store_router = health.router().merge(front.private());
         let fronts_ended = CancellationToken::new();
         tasks.start("fronts", Rule::EndsAll, {
             let api = Listener::adopt(api, api_tls)?;
