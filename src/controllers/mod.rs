@@ -25,10 +25,13 @@ mod endpoint;
 mod endpoint_slice;
 mod endpoint_slice_mirroring;
 mod garbage;
+#[cfg(test)]
+mod live_tests;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 mod ownership;
+mod persistent_volume;
 mod pod_garbage;
 mod pods;
 mod replica_set;
@@ -241,6 +244,12 @@ pub const ROSTER: &[Entry] = &[
         about: "volumes that claims use",
         on_by_default: true,
         start: volume_protection::start_volumes,
+    },
+    Entry {
+        name: "persistentvolume-binder-controller",
+        about: "brings claims and volumes together, and makes directories on nodes",
+        on_by_default: true,
+        start: persistent_volume::start,
     },
     Entry {
         name: "replicaset-controller",

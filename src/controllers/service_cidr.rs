@@ -96,10 +96,8 @@ impl Controller {
             return Ok(Next::WhenChanged);
         }
         let names = self.addresses.list();
-        let addresses: Vec<IpAddr> = names
-            .iter()
-            .filter_map(|it| it.metadata.name.as_deref()?.parse().ok())
-            .collect();
+        let addresses: Vec<IpAddr> =
+            names.iter().filter_map(|it| it.metadata.name.as_deref()?.parse().ok()).collect();
         if !may_go(range, &self.ranges.list(), &addresses) {
             let text = "There are still IPAddresses referencing the ServiceCIDR, please remove \
                         them or create a new ServiceCIDR";
