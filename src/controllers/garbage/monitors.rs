@@ -33,7 +33,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// What the watches tell.
 pub enum Told {
-    Shown(Identity, Partial),
+    Shown(Identity, Box<Partial>),
     Gone(String),
     /// The first state of a resource is whole: of its objects these are there, and no others.
     Whole {
@@ -216,7 +216,7 @@ impl Monitors {
                         name: text(&metadata.name),
                         uid,
                     };
-                    (self.tell)(Told::Shown(identity, partial));
+                    (self.tell)(Told::Shown(identity, Box::new(partial)));
                 }
                 EventKind::Deleted => (self.tell)(Told::Gone(uid)),
                 EventKind::Bookmark => {

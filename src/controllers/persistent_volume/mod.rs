@@ -127,7 +127,7 @@ impl Reconcile for Claims {
         }
         let result = match volume_name(&claim) {
             Some(name) => self.0.complete(&claim, name).await,
-            None => self.0.find(&claim).await,
+            None => Box::pin(self.0.find(&claim)).await,
         };
         match result {
             Err(status) if status.is(Reason::NotFound) => Ok(Next::WhenChanged),
@@ -175,7 +175,7 @@ impl Shared {
                     self.recorder.warning(claim, "ProvisioningFailed", message);
                     return Ok(());
                 };
-                self.provision(claim, &class, node).await
+                Box::pin(self.provision(claim, &class, node)).await
             }
             Some(class) => self.leave_to(claim, &class.provisioner).await,
         }
