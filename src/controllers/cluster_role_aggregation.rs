@@ -1,7 +1,7 @@
 //! Fills the rules of ClusterRoles that gather other ClusterRoles by label.
 //!
-//! Keeps: the order of rules is that of the roles' names, and each rule stands once, so that the same roles make the
-//! same rules. Rules are applied server-side under our name.
+//! Keeps: the order of rules is that of the roles' names, and each rule stands once, so that the same roles
+//! make the same rules. Rules are applied server-side under our name.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use kontiki_api::client::{Client, PatchKind};
 use kontiki_api::error::Reason;
 use serde_json::json;
 
-use super::{Context, Loop};
+use super::{Context, Loop, WORKERS};
 use crate::reconcile::{Informer, Key, Next, Reconcile, labels};
 
 const NAME: &str = "clusterrole-aggregation-controller";
@@ -37,8 +37,6 @@ pub fn start(context: &Context) -> Vec<Loop> {
     });
     vec![Loop::new(Controller { client: context.client(NAME), roles }, queue, WORKERS)]
 }
-
-const WORKERS: usize = 5;
 
 impl Reconcile for Controller {
     type Key = Key;

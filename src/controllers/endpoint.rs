@@ -1,4 +1,5 @@
-//! Keeps the Endpoints of services that select pods: the elder form of EndpointSlices, for those who still read it.
+//! Keeps the Endpoints of services that select pods: the elder form of EndpointSlices, for those who still
+//! read it.
 //!
 //! Keeps: at most [`ADDRESSES_MAX`] addresses, ready ones first; more is told by an annotation.
 
@@ -152,8 +153,8 @@ fn wanted(service: &Service, selected: &[Arc<Pod>], found: Option<&Endpoints>) -
     Endpoints { metadata, subsets: Some(subsets).filter(|it| !it.is_empty()) }
 }
 
-/// Addresses by the ports they share. The order is that of ports and addresses, so that the same pods make the same
-/// object.
+/// Addresses by the ports they share. The order is that of ports and addresses, so that the same pods make
+/// the same object.
 fn subsets(service: &Service, selected: &[Arc<Pod>]) -> Vec<EndpointSubset> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let publishes = spec.publish_not_ready_addresses == Some(true);

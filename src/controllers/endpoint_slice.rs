@@ -1,7 +1,7 @@
 //! Keeps the EndpointSlices of services that select pods.
 //!
-//! Keeps: at most [`ENDPOINTS_MAX`] endpoints in a slice; a service without endpoints has one empty slice for each
-//! address family, so that "none" can be told from "not looked at yet".
+//! Keeps: at most [`ENDPOINTS_MAX`] endpoints in a slice; a service without endpoints has one empty slice for
+//! each address family, so that "none" can be told from "not looked at yet".
 //! Not made here: topology hints, and the annotation with the time of the last change.
 
 use std::collections::BTreeMap;
@@ -145,21 +145,19 @@ impl Reconcile for Controller {
         let mut selected = self.pods.in_namespace(&key.namespace);
         selected.retain(|pod| selects(&service, &pod.metadata) && may_be_endpoint(pod));
         let publishes = service.spec.as_ref().and_then(|it| it.publish_not_ready_addresses);
+        let count = selected.len();
         let on_node: Vec<_> = selected
             .into_iter()
             .map(|pod| (self.node_of(&pod), pod))
             .filter(|(node, _)| node.is_some() || publishes == Some(true))
             .collect();
-        let missing = on_node.len();
         let groups = groups(&service, &on_node);
         let mut existing = self.slices.by_index(BY_SERVICE, &key.to_string());
         existing.retain(|slice| slice.metadata.deletion_timestamp.is_none());
         let plan = plan(&existing, groups, ENDPOINTS_MAX, |it| dress(&service, it));
         plan.perform(&self.client, key, &self.pending).await?;
-        let all = self.pods.in_namespace(&key.namespace);
-        let all = all.iter().filter(|it| selects(&service, &it.metadata) && may_be_endpoint(it));
         // A pod on a node that is not known yet: looked for again, without a word.
-        Ok(if all.count() > missing { Next::Again } else { Next::WhenChanged })
+        Ok(if count > on_node.len() { Next::Again } else { Next::WhenChanged })
     }
 }
 

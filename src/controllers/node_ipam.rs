@@ -1,7 +1,7 @@
 //! Gives each node a piece of the pod network.
 //!
-//! Keeps: no two nodes have the same piece. What is taken is read from the nodes themselves, once all of them are
-//! known; a piece that was just given is remembered until its node shows it.
+//! Keeps: no two nodes have the same piece. What is taken is read from the nodes themselves, once all of them
+//! are known; a piece that was just given is remembered until its node shows it.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

@@ -1,10 +1,11 @@
 //! Counts anew what quotas limit, where something was given back or a quota was changed.
 //!
-//! What is taken is charged by admission, in the commit that takes it; what an object takes is decided by the same
-//! functions there and here.
+//! What is taken is charged by admission, in the commit that takes it; what an object takes is decided by the
+//! same functions there and here.
 //!
-//! Keeps: a count is written only over the quota it was made for: quota first, then the objects, then the status with
-//! the quota's resourceVersion. What is charged meanwhile makes the write fail, and it is counted again.
+//! Keeps: a count is written only over the quota it was made for: quota first, then the objects, then the
+//! status with the quota's resourceVersion. What is charged meanwhile makes the write fail, and it is counted
+//! again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

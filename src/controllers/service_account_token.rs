@@ -1,7 +1,7 @@
 //! Fills Secrets that ask for a ServiceAccount's token, and deletes them with the account.
 //!
-//! The token is asked of the API, bound to the Secret: it holds as long as the Secret is there, and the key that
-//! signs it stays where it is.
+//! The token is asked of the API, bound to the Secret: it holds as long as the Secret is there, and the key
+//! that signs it stays where it is.
 //!
 //! Never: makes a Secret by itself, as nothing has since 1.24.
 

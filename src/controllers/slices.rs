@@ -1,4 +1,5 @@
-//! Spreads endpoints over EndpointSlices with as few writes as may be: what every loop that fills slices shares.
+//! Spreads endpoints over EndpointSlices with as few writes as may be: what every loop that fills slices
+//! shares.
 //!
 //! Keeps: an endpoint that is in a slice stays in it; what is new goes where something is written anyway, then
 //! where it fits, and only then into a new slice. A slice to delete and one to create become one update.
@@ -60,8 +61,8 @@ fn endpoint_key(endpoint: &Endpoint) -> (Vec<String>, String, String) {
     (endpoint.addresses.clone(), name, uid)
 }
 
-/// Decides how `groups` lie in slices of `most` endpoints each. `dress` gives a slice the labels, annotations and
-/// owner it should have, and is asked for new and for existing ones.
+/// Decides how `groups` lie in slices of `most` endpoints each. `dress` gives a slice the labels, annotations
+/// and owner it should have, and is asked for new and for existing ones.
 #[must_use]
 pub fn plan(
     existing: &[Arc<EndpointSlice>],

@@ -1,7 +1,7 @@
 //! Deletes pods from nodes whose `NoExecute` taints they do not tolerate, or not that long.
 //!
-//! Keeps: a pod's time begins when its node was first seen tainted, and goes on when taints change; it ends with the
-//! last taint. A new leader gives every pod its whole time again, as upstream does.
+//! Keeps: a pod's time begins when its node was first seen tainted, and goes on when taints change; it ends
+//! with the last taint. A new leader gives every pod its whole time again, as upstream does.
 
 use std::collections::HashMap;
 use std::time::Duration;

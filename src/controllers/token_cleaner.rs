@@ -63,8 +63,8 @@ impl Reconcile for Controller {
     }
 }
 
-/// When the secret's token ends: `None` for other secrets and for tokens without an end. What cannot be read has
-/// ended, as it is refused as well.
+/// When the secret's token ends: `None` for other secrets and for tokens without an end. What cannot be read
+/// has ended, as it is refused as well.
 fn expires(secret: &Secret) -> Option<Timestamp> {
     let in_place = secret.metadata.namespace.as_deref() == Some(NAMESPACE);
     if !in_place || secret.type_.as_deref() != Some(TYPE) {

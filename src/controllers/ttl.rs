@@ -1,5 +1,5 @@
-//! Tells agents how long they may keep secrets and config maps, by an annotation on their node: longer, the more
-//! nodes there are.
+//! Tells agents how long they may keep secrets and config maps, by an annotation on their node: longer, the
+//! more nodes there are.
 
 use k8s_openapi::api::core::v1::Node;
 use kontiki_api::Status;
@@ -14,8 +14,8 @@ use crate::reconcile::{Delta, Informer, Key, Next, Reconcile};
 const NAME: &str = "ttl-controller";
 const ANNOTATION: &str = "node.alpha.kubernetes.io/ttl";
 
-/// From so many nodes down to so many, so long in seconds; the steps overlap, so that a node that comes and goes
-/// changes nothing.
+/// From so many nodes down to so many, so long in seconds; the steps overlap, so that a node that comes and
+/// goes changes nothing.
 const STEPS: [(usize, usize, u32); 5] =
     [(0, 100, 0), (90, 500, 15), (450, 1000, 30), (900, 2000, 60), (1800, usize::MAX, 300)];
 

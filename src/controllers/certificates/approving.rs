@@ -61,7 +61,8 @@ impl Reconcile for Controller {
     }
 }
 
-/// The rights by which the request could be approved, with what is said then. None for what is not a node's own.
+/// The rights by which the request could be approved, with what is said then. None for what is not a node's
+/// own.
 fn rights(request: &CertificateSigningRequest) -> Vec<(&'static str, &'static str)> {
     let spec = &request.spec;
     let usages = spec.usages.as_deref().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Certificate signing requests of the signers that Kubernetes names itself: approved where a node asks for its own,
-//! signed once approved, and cleared away in time.
+//! Certificate signing requests of the signers that Kubernetes names itself: approved where a node asks for
+//! its own, signed once approved, and cleared away in time.
 //!
 //! Never: signs what was not approved, or what its signer's rules do not allow, whoever approved it.
 

@@ -1,7 +1,7 @@
 //! Signs what is approved.
 //!
-//! Keeps: a certificate says the subject, the names and the usages that were approved, is no CA, and ends before the
-//! CA's own policy does ([`LIFE_S`]).
+//! Keeps: a certificate says the subject, the names and the usages that were approved, is no CA, and ends
+//! before the CA's own policy does ([`LIFE_S`]).
 
 use std::time::Duration;
 

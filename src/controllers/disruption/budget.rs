@@ -22,7 +22,8 @@ pub fn asks_for_scale(budget: &PodDisruptionBudget) -> bool {
     spec.max_unavailable.is_some() || matches!(spec.min_available, Some(IntOrString::String(_)))
 }
 
-/// How many pods there should be, and how many of them have to be healthy. `scale` is what their controllers want.
+/// How many pods there should be, and how many of them have to be healthy. `scale` is what their controllers
+/// want.
 #[must_use]
 pub fn expected(budget: &PodDisruptionBudget, pods: usize, scale: i32) -> (i32, i32) {
     let spec = budget.spec.as_ref();

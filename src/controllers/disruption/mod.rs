@@ -1,8 +1,8 @@
 //! Keeps the status of PodDisruptionBudgets, by which evictions are granted, and takes back announcements of
 //! disruptions that never came.
 //!
-//! Keeps: what cannot be counted allows nothing. An eviction is granted elsewhere, in the same object: the status is
-//! written with the resourceVersion it was counted from, so that no grant is lost.
+//! Keeps: what cannot be counted allows nothing. An eviction is granted elsewhere, in the same object: the
+//! status is written with the resourceVersion it was counted from, so that no grant is lost.
 
 mod budget;
 
@@ -161,8 +161,8 @@ impl Controller {
             let message = format!(
                 "Pods selected by this PodDisruptionBudget were found to be unmanaged. As a \
                  result, the status of the PDB cannot be calculated correctly, which may result \
-                 in undefined behavior. To account for these pods please set \".spec.minAvailable\" \
-                 field of the PDB to an integer value. Pods: {names}"
+                 in undefined behavior. To account for these pods please set \
+                 \".spec.minAvailable\" field of the PDB to an integer value. Pods: {names}"
             );
             self.recorder.warning(budget, "UnmanagedPods", message);
         }

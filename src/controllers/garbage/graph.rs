@@ -5,7 +5,8 @@
 //! node is asked for under each of its names in turn, and only dependents that use a name that is known to be
 //! absent lose their owner.
 //!
-//! Pure: what is to be done comes back as [`Todo`]. Never: decides that an object goes; that takes a fresh read.
+//! Pure: what is to be done comes back as [`Todo`]. Never: decides that an object goes; that takes a fresh
+//! read.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;

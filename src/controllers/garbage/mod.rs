@@ -3,9 +3,9 @@
 //! [`monitors`] watch the metadata of everything, [`graph`] knows who owns whom, [`verdict`] decides; this file
 //! asks the API and acts.
 //!
-//! Keeps: nothing is deleted on the word of a cache. The object and each of its owners are read afresh, by uid; the
-//! delete names the uid and the resourceVersion that were judged. An owner whose kind is not served is neither
-//! there nor absent: its dependents stay.
+//! Keeps: nothing is deleted on the word of a cache. The object and each of its owners are read afresh, by
+//! uid; the delete names the uid and the resourceVersion that were judged. An owner whose kind is not served
+//! is neither there nor absent: its dependents stay.
 
 mod graph;
 mod monitors;
@@ -168,8 +168,8 @@ impl Controller {
         Ok(if view.is_virtual { Next::Again } else { Next::WhenChanged })
     }
 
-    /// The object as the API has it. The outer `None`: its kind is not served. The inner: it is gone, as the graph
-    /// knows now.
+    /// The object as the API has it. The outer `None`: its kind is not served. The inner: it is gone, as the
+    /// graph knows now.
     async fn read(&self, view: &View) -> Result<Option<(Served, Option<ObjectMeta>)>, Status> {
         let mut identity = view.identity.clone();
         let Some(served) = self.monitors.served(&identity.api_version, &identity.kind) else {
@@ -230,8 +230,8 @@ impl Controller {
         Ok(Some(if waits { Fate::Waits } else { Fate::Exists }))
     }
 
-    /// What lives in no namespace cannot be owned by what lives in one. Such a reference is an error of its author,
-    /// and asking again would not change it.
+    /// What lives in no namespace cannot be owned by what lives in one. Such a reference is an error of its
+    /// author, and asking again would not change it.
     fn can_never_be(&self, dependent: &Identity, reference: &OwnerReference) -> bool {
         let served = self.monitors.served(&reference.api_version, &reference.kind);
         dependent.namespace.is_empty() && served.is_some_and(|served| served.namespaced)

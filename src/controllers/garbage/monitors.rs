@@ -1,7 +1,7 @@
 //! Watches on the metadata of everything that can be deleted, as many as there are resources.
 //!
-//! Keeps: a resource that appears (a CRD) is watched soon after; after a cut, what has gone meanwhile is told as
-//! gone. Never: keeps an object; the graph has all that matters of it.
+//! Keeps: a resource that appears (a CRD) is watched soon after; after a cut, what has gone meanwhile is told
+//! as gone. Never: keeps an object; the graph has all that matters of it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -113,8 +113,8 @@ pub fn silenced(node: &Node, now: Timestamp) -> Option<NodeStatus> {
     (status != before).then_some(status)
 }
 
-/// The taints a node should have for its conditions and for being cordoned, beside those of others. `None` if they
-/// are right.
+/// The taints a node should have for its conditions and for being cordoned, beside those of others. `None` if
+/// they are right.
 #[must_use]
 pub fn with_no_schedule(node: &Node) -> Option<Vec<Taint>> {
     let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);

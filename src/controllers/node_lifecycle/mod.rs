@@ -1,8 +1,9 @@
 //! Listens for nodes, and says in their status and taints what it hears.
 //!
-//! Two loops: one turns what a node says of itself into taints as soon as it says it; the other looks every few
-//! seconds for those that say nothing (by the Lease that their agent's session renews), sets their conditions to
-//! Unknown, their pods to not ready, and gives them up by a `NoExecute` taint, as fast as [`zones`] allow.
+//! Two loops: one turns what a node says of itself into taints as soon as it says it; the other looks every
+//! few seconds for those that say nothing (by the Lease that their agent's session renews), sets their
+//! conditions to Unknown, their pods to not ready, and gives them up by a `NoExecute` taint, as fast as
+//! [`zones`] allow.
 //!
 //! Never: deletes a pod; `taint_eviction` does, by the taints.
 

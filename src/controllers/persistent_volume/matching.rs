@@ -69,7 +69,8 @@ pub fn suits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
         && capacity(volume) >= asked(claim)
 }
 
-/// The volume that the claim gets of those there are: one that waits for it, or the smallest free one that suits.
+/// The volume that the claim gets of those there are: one that waits for it, or the smallest free one that
+/// suits.
 #[must_use]
 pub fn choose(
     volumes: &[Arc<PersistentVolume>],

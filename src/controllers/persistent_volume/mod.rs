@@ -1,8 +1,8 @@
-//! Brings claims and volumes together, and makes volumes of the class that comes with Kontiki: a directory on the
-//! node that the pod was put on.
+//! Brings claims and volumes together, and makes volumes of the class that comes with Kontiki: a directory on
+//! the node that the pod was put on.
 //!
-//! Keeps: first the volume names its claim, then the claim its volume; whatever happens between, the next look goes
-//! on from there, and no volume is given to two claims.
+//! Keeps: first the volume names its claim, then the claim its volume; whatever happens between, the next
+//! look goes on from there, and no volume is given to two claims.
 //! Never: touches data. A directory stays on its node when its volume is gone.
 
 mod matching;
