@@ -6,6 +6,7 @@
 
 pub mod names;
 pub mod quantity;
+pub mod schedule;
 pub mod time;
 
 pub use names::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
