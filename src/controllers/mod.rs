@@ -16,11 +16,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::{Informers, Key, Metrics, Queue, Reconcile, Recorder, run};
 
+mod amount;
+mod cron_job;
+mod daemon_set;
+mod deployment;
+mod job;
 mod ownership;
+mod pod_writer;
 mod pods;
 mod replica_set;
+mod revisions;
 mod root_ca;
 mod service_account;
+mod stateful_set;
+mod template;
+mod ttl_after_finished;
 
 /// Workers of a loop that says nothing else (upstream's `--concurrent-*` defaults are 5 for most).
 const WORKERS: usize = 5;
@@ -105,6 +115,42 @@ pub const ROSTER: &[Entry] = &[
         about: "the pods of ReplicationControllers",
         on_by_default: true,
         start: replica_set::start_replication_controllers,
+    },
+    Entry {
+        name: "deployment-controller",
+        about: "the ReplicaSets of Deployments, and their rollouts",
+        on_by_default: true,
+        start: deployment::start,
+    },
+    Entry {
+        name: "daemonset-controller",
+        about: "one pod of each DaemonSet on every node it belongs on",
+        on_by_default: true,
+        start: daemon_set::start,
+    },
+    Entry {
+        name: "statefulset-controller",
+        about: "the pods of StatefulSets, with names and claims of their own",
+        on_by_default: true,
+        start: stateful_set::start,
+    },
+    Entry {
+        name: "job-controller",
+        about: "the pods of Jobs, each counted once",
+        on_by_default: true,
+        start: job::start,
+    },
+    Entry {
+        name: "cronjob-controller",
+        about: "Jobs that are due again and again",
+        on_by_default: true,
+        start: cron_job::start,
+    },
+    Entry {
+        name: "ttl-after-finished-controller",
+        about: "the end of Jobs that ended long enough ago",
+        on_by_default: true,
+        start: ttl_after_finished::start,
     },
 ];
 
