@@ -6,6 +6,7 @@
 pub mod builtin;
 pub mod columns;
 pub mod defaults;
+mod endings;
 pub mod kind;
 mod registry;
 pub mod versions;

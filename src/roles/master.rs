@@ -24,6 +24,7 @@ use rand::RngExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::kube::{self, Kube};
 use super::place::{self, Place};
 use super::ports::{self, Bound};
 use super::{address, backups, join, strays};
@@ -59,6 +60,8 @@ pub struct Settings {
     pub tls_san: Vec<String>,
     pub certificate_life: Duration,
     pub snapshots: Option<Schedule>,
+    /// Controllers and scheduler run here when this master leads.
+    pub loops: bool,
 }
 
 /// A cluster to join, and what lets one in.
@@ -209,7 +212,7 @@ impl Master {
         let record = MasterRecord {
             id: id_of(identity.node),
             name: settings.name.clone(),
-            api: format!("https://{}", host_and_port(settings.advertise, ports.api)),
+            api: kube::url(settings.advertise, ports.api),
             release: RELEASE.into(),
         };
         let front = Front::new(cluster::Parts {
@@ -219,7 +222,9 @@ impl Master {
             settings: origin.settings.clone(),
         });
         let health = Health::new(replica.clone());
-        let api_router = health.router().merge(front.public());
+        let kube =
+            Kube::new(replica.clone(), &*material, &origin.settings, &record.api, stop.clone())?;
+        let api_router = front.public().merge(kube.server.router());
         let store_router = health.store_router().merge(front.private());
         let fronts_ended = CancellationToken::new();
         tasks.start("fronts", Rule::EndsAll, {
@@ -237,6 +242,16 @@ impl Master {
         });
         ports::tell(&directory.run(), ports)?;
 
+        tasks.start("API server", Rule::EndsAll, {
+            let server = kube.server.clone();
+            async move {
+                server.run().await;
+                Ok(())
+            }
+        });
+        if settings.loops {
+            tasks.start("controllers", Rule::EndsAll, kube.lead(stop.clone()));
+        }
         tasks.start("replica", Rule::EndsAll, {
             let (replica, stop) = (replica.clone(), stop.clone());
             async move { watch(replica, stop).await }

@@ -3,11 +3,11 @@
 //! What the kinds do is in [`crate::kinds::defaults`] and [`crate::kinds::columns`]; here is only which belongs to
 //! which.
 
-use crate::kinds::{Columns, Hooks, columns, defaults};
+use crate::kinds::{Columns, Hooks, columns, defaults, endings};
 
 /// What the kind does beyond what its row says.
 pub(super) fn hooks(group: &str, version: &str, kind: &str) -> Hooks {
-    Hooks { default: defaults::of(group, version, kind), ..Hooks::default() }
+    Hooks { default: defaults::of(group, version, kind), ..endings::of(group, kind) }
 }
 
 /// What a Table of the kind shows.
