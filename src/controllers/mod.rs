@@ -16,8 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::{Informers, Key, Metrics, Queue, Reconcile, Recorder, run};
 
+mod amount;
 mod certificates;
 mod cluster_role_aggregation;
+mod cron_job;
+mod daemon_set;
+mod deployment;
 mod disruption;
 mod disruption_target;
 mod dynamic;
@@ -25,6 +29,7 @@ mod endpoint;
 mod endpoint_slice;
 mod endpoint_slice_mirroring;
 mod garbage;
+mod job;
 #[cfg(test)]
 mod live_tests;
 mod namespace;
@@ -33,18 +38,23 @@ mod node_lifecycle;
 mod ownership;
 mod persistent_volume;
 mod pod_garbage;
+mod pod_writer;
 mod pods;
 mod replica_set;
 mod resource_quota;
+mod revisions;
 mod root_ca;
 mod service_account;
 mod service_account_token;
 mod service_cidr;
 mod slices;
+mod stateful_set;
 mod taint_eviction;
 mod taints;
+mod template;
 mod token_cleaner;
 mod ttl;
+mod ttl_after_finished;
 mod volume_protection;
 
 /// Workers of a loop that says nothing else (upstream's `--concurrent-*` defaults are 5 for most).
@@ -262,6 +272,42 @@ pub const ROSTER: &[Entry] = &[
         about: "the pods of ReplicationControllers",
         on_by_default: true,
         start: replica_set::start_replication_controllers,
+    },
+    Entry {
+        name: "deployment-controller",
+        about: "the ReplicaSets of Deployments, and their rollouts",
+        on_by_default: true,
+        start: deployment::start,
+    },
+    Entry {
+        name: "daemonset-controller",
+        about: "one pod of each DaemonSet on every node it belongs on",
+        on_by_default: true,
+        start: daemon_set::start,
+    },
+    Entry {
+        name: "statefulset-controller",
+        about: "the pods of StatefulSets, with names and claims of their own",
+        on_by_default: true,
+        start: stateful_set::start,
+    },
+    Entry {
+        name: "job-controller",
+        about: "the pods of Jobs, each counted once",
+        on_by_default: true,
+        start: job::start,
+    },
+    Entry {
+        name: "cronjob-controller",
+        about: "Jobs that are due again and again",
+        on_by_default: true,
+        start: cron_job::start,
+    },
+    Entry {
+        name: "ttl-after-finished-controller",
+        about: "the end of Jobs that ended long enough ago",
+        on_by_default: true,
+        start: ttl_after_finished::start,
     },
 ];
 
