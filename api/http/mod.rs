@@ -44,7 +44,7 @@ use crate::pipeline::{Road, connects, is_unknown_path};
 use crate::request::{self, User, Verb};
 
 pub use connect::Tunnel;
-pub use documents::Page;
+pub use documents::{KUBERNETES, Page};
 pub use health::{Check, Health};
 pub use limits::Limits;
 pub use metrics::Metrics;

@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use kontiki_api::cluster::token::Token;
 use kontiki_api::cluster::wire::{ClusterSettings, MasterRecord, id_of};
-use kontiki_api::cluster::{self, Front, Health};
+use kontiki_api::cluster::{self, Front};
+use kontiki_api::etcd;
 use kontiki_api::listener::{Listener, TlsSource};
+use kontiki_api::object::time::Clock;
 use kontiki_raft::network::grpc;
 use kontiki_raft::replica::Role;
 use kontiki_raft::storage::Index;
@@ -221,11 +223,11 @@ impl Master {
             me: record.clone(),
             settings: origin.settings.clone(),
         });
-        let health = Health::new(replica.clone());
         let kube =
             Kube::new(replica.clone(), &*material, &origin.settings, &record.api, stop.clone())?;
         let api_router = front.public().merge(kube.server.router());
-        let store_router = health.router().merge(front.private());
+        let store_router =
+            front.private().merge(etcd::router(replica.clone(), etcd::Config::new(etcd_clock())));
         let fronts_ended = CancellationToken::new();
         tasks.start("fronts", Rule::EndsAll, {
             let api = Listener::adopt(api, api_tls)?;
@@ -265,7 +267,6 @@ impl Master {
             let (replica, stop) = (replica.clone(), stop.clone());
             async move {
                 stop.cancelled().await;
-                health.stop();
                 wind_down(&replica, &fronts_ended).await;
                 peers_stop.cancel();
                 Ok(())
@@ -362,6 +363,11 @@ fn me(settings: &Settings, bound: &Bound) -> Peer {
         address: host_and_port(settings.advertise, bound.ports.peer),
         client_urls: reached.map(url).into_iter().collect(),
     }
+}
+
+/// The time of day in seconds, as etcd's front wants it for its tokens.
+fn etcd_clock() -> etcd::Clock {
+    Arc::new(|| u64::try_from(Clock::System.now().as_seconds()).unwrap_or(0))
 }
 
 /// Where the API is reached from this machine.
