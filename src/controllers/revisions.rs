@@ -95,8 +95,8 @@ fn new(owner: &Owner<'_>, data: Value, revision: i64) -> ControllerRevision {
     }
 }
 
-/// The revision of the template as it is now, made or renumbered if need be. `None` says that another object has
-/// its name: the owner's collision count has to grow.
+/// The revision of the template as it is now, made or renumbered if need be. `None` says that another
+/// object has its name: the owner's collision count has to grow.
 pub async fn current(
     client: &Client,
     owner: &Owner<'_>,

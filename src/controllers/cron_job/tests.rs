@@ -1,3 +1,5 @@
+//! When a CronJob starts jobs, and which it keeps.
+
 use serde_json::{Value, json};
 
 use super::*;

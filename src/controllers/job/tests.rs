@@ -1,3 +1,5 @@
+//! When a job is done, and what it starts until then.
+
 use serde_json::{Value, json};
 
 use super::*;

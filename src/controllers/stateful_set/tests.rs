@@ -1,3 +1,5 @@
+//! Which identity goes first, and what waits for it.
+
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kontiki_api::object::time::Timestamp;
