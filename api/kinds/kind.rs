@@ -148,6 +148,17 @@ pub struct Hooks {
     pub to_stored: Option<fn(&mut Value)>,
     /// Warnings for the client about an object it sends.
     pub warn: Option<fn(&Value) -> Vec<String>>,
+    /// How many seconds an object is given before it goes, from what a delete asks for: (object, asked).
+    /// Without it an object goes at once.
+    pub grace: Option<fn(&Value, Option<i64>) -> i64>,
+    /// What a delete changes in an object that stays for a while.
+    pub prepare_delete: Option<fn(&mut Value)>,
+    /// The schema gives defaults that a stored object may not have yet: they are filled in on every read.
+    pub defaults_on_read: bool,
+    /// A create may say what the status is.
+    pub keeps_status: bool,
+    /// Objects go by themselves after so many seconds (events).
+    pub expires_after_seconds: Option<i64>,
 }
 
 /// One resource in one version.
@@ -188,9 +199,31 @@ pub struct Kind {
     pub propagation: Propagation,
     /// A delete answers with the object, not with a Status.
     pub returns_deleted: bool,
+    /// What its `scale` subresource stands for.
+    pub scale: Option<Arc<ScalePaths>>,
     /// From a CustomResourceDefinition.
     pub custom: bool,
     pub hooks: Hooks,
+}
+
+/// Where an object has what its Scale shows, as paths such as `.spec.replicas`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScalePaths {
+    pub spec_replicas: String,
+    pub status_replicas: String,
+    /// A label selector, a map of labels, or the text of a selector.
+    pub selector: Option<String>,
+}
+
+impl Default for ScalePaths {
+    /// Of the built-in kinds.
+    fn default() -> ScalePaths {
+        ScalePaths {
+            spec_replicas: ".spec.replicas".into(),
+            status_replicas: ".status.replicas".into(),
+            selector: Some(".spec.selector".into()),
+        }
+    }
 }
 
 /// Where an object rests, whatever URL it came by.

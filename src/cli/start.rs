@@ -71,6 +71,7 @@ struct Node {
 /// What of all this can be started so far.
 enum Plan {
     Master,
+    Api,
     MasterAndNode,
     Node,
     Controllers,
@@ -92,12 +93,14 @@ impl Start {
                     }
                     (Plan::Controllers, options)
                 }
-                Some(Part::Api) | None => (Plan::Master, options),
+                Some(Part::Api) => (Plan::Api, options),
+                None => (Plan::Master, options),
             },
         };
         let given = options.with_file()?;
         let all = given.clone().complete()?;
-        let settings = all.clone().master(&given)?;
+        let mut settings = all.clone().master(&given)?;
+        settings.loops = !matches!(plan, Plan::Api);
         if let Some(path) = &all.write_config {
             return all.write(path);
         }
@@ -109,7 +112,7 @@ impl Start {
             Plan::MasterAndNode => {
                 tracing::warn!("this release has no node agent yet: only the master is started");
             }
-            Plan::Master => {}
+            Plan::Master | Plan::Api => {}
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()

@@ -190,6 +190,7 @@ impl Table {
             unconditional_update: row.unconditional_update,
             propagation: row.propagation,
             returns_deleted: row.returns_deleted,
+            scale: row.subresources.iter().any(|sub| sub.name == "scale").then(Arc::default),
             custom: false,
             hooks: behaviour::hooks(self.group, self.version, row.kind),
         }
