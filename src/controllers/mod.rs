@@ -1,7 +1,8 @@
 //! The core control loops, by upstream's names.
 //!
-//! Each loop is one file: it says which informers it reads and which of their changes concern which key, decides by
-//! a pure function, and performs the decision through the client. Loops know each other only through objects.
+//! Each loop is one file: it says which informers it reads and which of their changes concern which key,
+//! decides by a pure function, and performs the decision through the client. Loops know each other only
+//! through objects.
 //!
 //! Keeps: a term of leadership starts from full lists and ends with one token; every write says what it saw
 //! (a uid, a resourceVersion), so that what a deposed leader still has under way can do no harm.
