@@ -1,7 +1,7 @@
 //! Which objects belong to which controller object: adopting what matches, letting go of what no longer does.
 //!
-//! Keeps: an object has one controller at most; nothing is adopted by an owner that is being deleted, as
-//! a fresh read (not a cache) says. The rules are upstream's `ControllerRefManager`.
+//! Keeps: an object has one controller at most; nothing is adopted by an owner that is being deleted, as a
+//! fresh read (not a cache) says. The rules are upstream's `ControllerRefManager`.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! When a CronJob starts jobs, and which it keeps.
+//! CronJobs, by what their plan says at certain times.
 
 use serde_json::{Value, json};
 

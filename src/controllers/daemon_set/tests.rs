@@ -1,4 +1,4 @@
-//! Which nodes get a daemon's pod, and how it rolls.
+//! DaemonSets, by what their plan says of nodes and pods.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! Runs the pods of a Job until enough of them have succeeded, and counts each exactly once.
 //!
 //! The decision is [`plan`]; the rules it asks are in [`policy`], the sets of indexes in [`indexes`]. A
-//! second loop ([`orphans`]) lets go of pods whose Job is gone or done, so that no finalizer outlives
-//! its reason.
+//! second loop ([`orphans`]) lets go of pods whose Job is gone or done, so that no finalizer outlives its
+//! reason.
 //!
 //! Keeps: nothing is decided before the informers show the Job's status and the pods as this loop wrote
 //! them last.

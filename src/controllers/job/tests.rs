@@ -1,4 +1,4 @@
-//! When a job is done, and what it starts until then.
+//! Jobs, by what their plan says of pods in certain states.
 
 use serde_json::{Value, json};
 

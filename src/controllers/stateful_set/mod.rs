@@ -248,8 +248,8 @@ impl Controller {
                 Err(status) if status.is(Reason::AlreadyExists) => {}
                 Err(status) => {
                     let message = format!(
-                        "Create Claim {name} for Pod {pod} \
-                            in StatefulSet {owner} failed error: {status}"
+                        "Create Claim {name} for Pod {pod} in StatefulSet {owner} \
+                         failed error: {status}"
                     );
                     self.recorder.warning(set, "FailedCreate", message);
                     return Err(status);

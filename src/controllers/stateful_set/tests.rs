@@ -1,4 +1,4 @@
-//! Which identity goes first, and what waits for it.
+//! StatefulSets, by what their plan says of pods in certain states.
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
