@@ -57,6 +57,8 @@ mod token_cleaner;
 mod ttl;
 mod ttl_after_finished;
 mod volume_protection;
+#[cfg(test)]
+mod workload_tests;
 
 /// Workers of a loop that says nothing else (upstream's `--concurrent-*` defaults are 5 for most).
 const WORKERS: usize = 5;

@@ -135,7 +135,8 @@ mod tests {
     use super::*;
 
     fn pod(name: &str, changes: &Value) -> Pod {
-        let mut pod = json!({"metadata": {"name": name}, "spec": {"nodeName": "n", "containers": []},
+        let mut pod = json!({"metadata": {"name": name},
+            "spec": {"nodeName": "n", "containers": []},
             "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True",
                 "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
         for (path, value) in changes.as_object().unwrap() {

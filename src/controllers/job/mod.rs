@@ -117,6 +117,13 @@ impl Reconcile for Controller {
             self.recorder.warning(job.as_ref(), "UnknownCompletionMode", message);
             return Ok(Next::WhenChanged);
         }
+        let template = spec.template.metadata.clone().unwrap_or_default();
+        if !labels::selects(&selector(&job), &template) {
+            // Its pods would be let go of as soon as they are made, and made again without end.
+            let message = "The Job's selector does not select the pods of its template";
+            self.recorder.warning(job.as_ref(), "SelectorMismatch", message);
+            return Ok(Next::WhenChanged);
+        }
         let pods = self.claim(key, &job).await?;
         let backoff = self.backoffs.lock().get(key).copied().unwrap_or_default();
         let now = self.clock.now();
