@@ -4,6 +4,8 @@
 
 pub mod cli;
 pub mod controllers;
+pub mod dns;
+pub mod proxy;
 pub mod reconcile;
 pub mod scheduler;
 

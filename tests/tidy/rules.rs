@@ -31,6 +31,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("src/controllers/", &["kontiki_raft", "kontiki_storage", "crate::scheduler", "crate::agent"]),
     ("src/scheduler/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::agent"]),
     ("src/agent/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::scheduler"]),
+    ("src/proxy/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::agent"]),
+    ("src/proxy/", &["crate::scheduler", "crate::dns"]),
+    ("src/dns/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::agent"]),
+    ("src/dns/", &["crate::scheduler", "crate::proxy"]),
 ];
 
 /// A word, and the only places whose code may contain it.
@@ -40,6 +44,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("bincode::", &["raft/network/convert"]),
     ("SystemTime", &["api/object/time.rs", "src/pki", "tests/"]),
     ("crate::roles", &["src/main.rs", "src/cli/"]),
+    ("hickory_proto", &["src/dns/"]),
 ];
 
 /// Names that say nothing: whatever is put there belongs somewhere else.
