@@ -17,7 +17,7 @@ const BY_ADDRESS: &str = "dns-address";
 pub trait Records: Send + Sync + 'static {
     /// Whether the view is whole. While it is not, that a name is missing means nothing.
     fn complete(&self) -> bool;
-    /// A number that does not fall while the view changes.
+    /// A number that goes with the view, as a zone's serial does.
     fn revision(&self) -> u64;
     /// Whether there is anything in a namespace.
     fn namespace(&self, name: &str) -> bool;

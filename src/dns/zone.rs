@@ -158,7 +158,7 @@ impl Zone {
     /// A name that was found to fit below the domain when the domain was understood.
     fn below(&self, labels: &str) -> Name {
         let name =
-            Name::from_labels(labels.split('.')).and_then(|it| Ok(it.append_domain(&self.domain)?));
+            Name::from_labels(labels.split('.')).and_then(|it| it.append_domain(&self.domain));
         name.unwrap_or_else(|_| self.domain.clone())
     }
 }
@@ -246,7 +246,7 @@ impl Look<'_> {
     }
 
     fn alias(&self, spec: &ServiceSpec) -> Option<Answer> {
-        let mut target = Name::from_utf8(spec.external_name.as_deref()?).ok()?;
+        let mut target = Name::from_ascii(spec.external_name.as_deref()?).ok()?;
         target.set_fqdn(true);
         Some(Answer::Alias(self.record(RData::CNAME(CNAME(target)))))
     }

@@ -305,7 +305,7 @@ fn what_another_agent_has_left_becomes_ours_without_clients_losing_their_endpoin
     names.chains.insert("endpoint4/shop/web/tcp/80/10.42.9.9/8080".into());
     let step = step(Before::Names(&names), &after);
     let lines = lines(&step.text);
-    assert_eq!(lines[0], "add table inet kontiki");
+    assert_eq!(lines[0], "add table");
     assert!(!lines.contains(&format!("flush set {clients}")));
     assert!(lines.contains(&"flush map service-ips4".to_owned()));
     assert!(lines.contains(&format!("delete set {}", left("10800"))));
@@ -336,9 +336,9 @@ fn steps_lead_to_the_same_table_whatever_came_before() {
             table.apply(&step(Before::Nothing, before).text);
             table.apply(&step(Before::Known(before), after).text);
             table.assert_is(after);
-            let mut names = Names::default();
-            names.sets = before.sets.iter().map(|(name, set)| (name.clone(), set.kind)).collect();
-            names.chains = before.chains.keys().cloned().collect();
+            let sets = before.sets.iter().map(|(name, set)| (name.clone(), set.kind));
+            let chains = before.chains.keys().cloned();
+            let names = Names { sets: sets.collect(), chains: chains.collect() };
             let mut table = view::Model::default();
             table.apply(&step(Before::Nothing, before).text);
             table.apply(&step(Before::Names(&names), after).text);

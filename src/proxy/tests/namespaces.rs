@@ -63,8 +63,9 @@ impl Bed {
             }
         }
         bed.ip(&format!("-n {node} addr add {NODE}/24 dev outside"));
-        // Before a packet of the node's own is led anywhere it has to have a way.
-        bed.ip(&format!("-n {node} route add default via {OUTSIDE}"));
+        // Before a packet is led anywhere it has to have a way; not back to where it came from, or whoever
+        // sent it would be told to send it there.
+        bed.ip(&format!("-n {node} route add default dev two"));
         bed.ip(&format!("-n {} addr add {OUTSIDE}/24 dev eth0", bed.of("outside")));
         bed.ip(&format!("-n {} route add default via {NODE}", bed.of("outside")));
         bed.within("node", || {
@@ -363,6 +364,36 @@ async fn pods_leave_the_cluster_by_the_nodes_address() {
     table.apply(view.rules()).await.unwrap();
     assert_eq!(bed.ask("one", "192.0.2.2:8080").unwrap(), format!("outside {NODE}"));
     assert_eq!(bed.ask("one", "10.42.1.6:8080").unwrap(), "two 10.42.1.5");
+}
+
+#[test]
+fn the_kernel_is_told_to_forward() {
+    let Some(bed) = Bed::new() else { return };
+    let file = "/proc/sys/net/ipv4/ip_forward";
+    let (before, after) = bed.within("outside", || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        std::fs::write(file, "0").unwrap();
+        let before = std::fs::read_to_string(file).unwrap();
+        runtime.block_on(kernel::prepare()).unwrap();
+        (before, std::fs::read_to_string(file).unwrap())
+    });
+    assert_eq!((before.trim(), after.trim()), ("0", "1"));
+}
+
+#[tokio::test]
+async fn a_table_that_somebody_has_taken_away_is_missed() {
+    let Some(bed) = Bed::new() else { return };
+    bed.serves();
+    let view = View::new().web(json!({})).slice(only("10.42.1.5"));
+    let mut table = Table::new(bed.nft());
+    table.apply(view.rules()).await.unwrap();
+    assert!(bed.nft().is_there().await);
+    bed.nft().apply("flush ruleset\n".into()).await.unwrap();
+    assert!(!bed.nft().is_there().await);
+    // A step that was made for what is no more is refused, and all is made anew.
+    let other = View::new().web(json!({})).slice(only("10.42.1.6"));
+    table.apply(other.rules()).await.unwrap();
+    assert_eq!(bed.ask("one", CLUSTER_IP).unwrap(), "two 10.42.1.5");
 }
 
 #[tokio::test(flavor = "multi_thread")]
