@@ -144,13 +144,13 @@ impl Keeper {
         let mut pause = PAUSE;
         // The place may be told later; its end is the end of all.
         while !stop.is_cancelled() {
-            let applied = self.apply().await;
-            pause = match applied {
+            pause = match self.apply().await {
                 Ok(()) => PAUSE,
                 Err(error) => {
-                    let wait_s = pause.as_secs_f32();
+                    let longer = (pause * 2).min(PAUSE_MAX);
+                    let wait_s = longer.as_secs_f32();
                     tracing::error!(error, wait_s, "the rules for services are not in place");
-                    (pause * 2).min(PAUSE_MAX)
+                    longer
                 }
             };
             let failed = pause > PAUSE;

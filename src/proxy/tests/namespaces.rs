@@ -352,6 +352,42 @@ async fn the_longest_names_and_both_families_are_taken() {
 }
 
 #[tokio::test]
+async fn many_services_are_taken_at_once_and_a_change_of_one_is_small() {
+    const SERVICES: usize = 1500;
+    let Some(bed) = Bed::new() else { return };
+    bed.serves();
+    let read = |number: usize, addresses: &[&str]| {
+        let name = format!("s{number}");
+        let service: Service = serde_json::from_value(json!({
+            "metadata": {"namespace": "shop", "name": name},
+            "spec": {"type": "NodePort", "clusterIP": format!("10.43.{}.{}", number / 250 + 1, number % 250 + 1),
+                "ports": [{"name": "http", "port": 80, "nodePort": 30000 + number}]},
+        }))
+        .unwrap();
+        let endpoints = addresses.iter().map(|it| endpoint(it, "here", "ready")).collect();
+        let mut slice = slice(&name, "IPv4", endpoints);
+        slice["metadata"]["labels"]["kubernetes.io/service-name"] = name.into();
+        let slice: EndpointSlice = serde_json::from_value(slice).unwrap();
+        (Arc::new(service), Arc::new(slice))
+    };
+    let (services, mut slices): (Vec<_>, Vec<_>) =
+        (0..SERVICES).map(|number| read(number, &["10.42.1.5", "10.42.1.6"])).unzip();
+    let place = Place { node: "here".into(), ..Place::default() };
+    let settings = settings(bed.nft());
+    let mut table = Table::new(bed.nft());
+    let before = rules(&services, &slices, &place, &settings);
+    table.apply(before.clone()).await.unwrap();
+    bed.hears_both("one", "10.43.6.250:80");
+    bed.hears_both("outside", &format!("{NODE}:{}", 30000 + SERVICES - 1));
+    slices[SERVICES - 1] = read(SERVICES - 1, &["10.42.1.6"]).1;
+    let after = rules(&services, &slices, &place, &settings);
+    let step = ruleset::step(Before::Known(&before.ruleset), &after.ruleset);
+    assert_eq!(step.text.lines().count(), 3, "{}", step.text);
+    table.apply(after).await.unwrap();
+    assert_eq!(bed.ask("one", "10.43.6.250:80").unwrap(), "two 10.42.1.5");
+}
+
+#[tokio::test]
 async fn pods_leave_the_cluster_by_the_nodes_address() {
     let Some(bed) = Bed::new() else { return };
     bed.pod_serves("outside", "192.0.2.2:8080");
