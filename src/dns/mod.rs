@@ -5,8 +5,8 @@
 //!                               └─ cache, upstream: whom the machine itself asks
 //! ```
 //!
-//! The node's role runs [`run`] beside the informers that it was given, and tells the proxy to leave the address
-//! alone ([`crate::proxy::Settings::own`]).
+//! The node's role runs [`run`] beside the informers that it was given, and tells the proxy to leave the
+//! address alone ([`crate::proxy::Settings::own`]).
 //!
 //! Keeps: an answer about the cluster waits for nobody. When the masters are away, names stay as they were
 //! last seen.

@@ -1,8 +1,8 @@
 //! Asks others for names that are not the cluster's: the servers that the machine itself asks.
 //!
-//! Keeps: one question is one datagram from a fresh port with a fresh id, and an answer that is not to it is not
-//! looked at; a long answer is fetched over TCP. Each server has [`PATIENCE`], [`SERVERS_MAX`] are asked, and
-//! the one that answered last is asked first.
+//! Keeps: one question is one datagram from a fresh port with a fresh id, and an answer that is not to it
+//! is not looked at; a long answer is fetched over TCP. Each server has [`PATIENCE`], [`SERVERS_MAX`] are
+//! asked, and the one that answered last is asked first.
 //! Never: asks us.
 
 use std::io;

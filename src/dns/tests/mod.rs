@@ -38,9 +38,11 @@ fn ask(view: &View, question: &str) -> String {
     }
 }
 
-/// Each line is a question, ` -> ` and what is answered; lines that follow with a space belong to the answer.
+/// Each line is a question, ` -> ` and what is answered; lines without an arrow go on with the answer. `@` is
+/// `svc.cluster.local.`
 fn check(view: &View, script: &str) {
     let mut cases: Vec<(String, Vec<String>)> = Vec::new();
+    let script = script.replace('@', "svc.cluster.local.");
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
         match line.split_once(" -> ") {
             Some((question, answer)) => {
@@ -59,13 +61,13 @@ fn a_service_has_its_own_addresses() {
     let view = View::new().service("shop/web", "10.43.0.80,fd42::80", "http:80/TCP dns:53/UDP");
     check(
         &view,
-        "web.shop.svc.cluster.local. A -> web.shop.svc.cluster.local. A 10.43.0.80
+        "web.shop.@ A -> web.shop.@ A 10.43.0.80
          WEB.Shop.SVC.cluster.LOCAL. A -> WEB.Shop.SVC.cluster.LOCAL. A 10.43.0.80
-         web.shop.svc.cluster.local. AAAA -> web.shop.svc.cluster.local. AAAA fd42::80
-         web.shop.svc.cluster.local. MX -> nothing
-         web.default.svc.cluster.local. A -> missing in cluster.local.
-         other.shop.svc.cluster.local. A -> missing in cluster.local.
-         a.b.web.shop.svc.cluster.local. A -> missing in cluster.local.",
+         web.shop.@ AAAA -> web.shop.@ AAAA fd42::80
+         web.shop.@ MX -> nothing
+         web.default.@ A -> missing in cluster.local.
+         other.shop.@ A -> missing in cluster.local.
+         a.b.web.shop.@ A -> missing in cluster.local.",
     );
 }
 
@@ -77,11 +79,11 @@ fn a_name_with_one_family_is_not_said_to_be_missing_in_the_other() {
         .slice("shop/set", "10.42.1.5", "http:8080/TCP");
     check(
         &view,
-        "web.shop.svc.cluster.local. AAAA -> nothing
-         set.shop.svc.cluster.local. AAAA -> nothing
-         shop.svc.cluster.local. A -> nothing
-         nobody.svc.cluster.local. A -> missing in cluster.local.
-         svc.cluster.local. A -> nothing
+        "web.shop.@ AAAA -> nothing
+         set.shop.@ AAAA -> nothing
+         shop.@ A -> nothing
+         nobody.@ A -> missing in cluster.local.
+         @ A -> nothing
          pod.cluster.local. A -> nothing
          cluster.local. A -> nothing",
     );
@@ -96,16 +98,16 @@ fn a_headless_service_has_those_of_its_ready_endpoints() {
     );
     check(
         &view,
-        "db.shop.svc.cluster.local. A -> db.shop.svc.cluster.local. A 10.42.1.5
-         db.shop.svc.cluster.local. A 10.42.1.6
-         db-0.db.shop.svc.cluster.local. A -> db-0.db.shop.svc.cluster.local. A 10.42.1.5
-         10-42-1-6.db.shop.svc.cluster.local. A -> 10-42-1-6.db.shop.svc.cluster.local. A 10.42.1.6
-         10-42-1-5.db.shop.svc.cluster.local. A -> missing in cluster.local.
-         db-2.db.shop.svc.cluster.local. A -> missing in cluster.local.
-         _sql._tcp.db.shop.svc.cluster.local. SRV -> _sql._tcp.db.shop.svc.cluster.local. SRV 0 50 5432 10-42-1-6.db.shop.svc.cluster.local.
-         _sql._tcp.db.shop.svc.cluster.local. SRV 0 50 5432 db-0.db.shop.svc.cluster.local.
-         + 10-42-1-6.db.shop.svc.cluster.local. A 10.42.1.6
-         + db-0.db.shop.svc.cluster.local. A 10.42.1.5",
+        "db.shop.@ A -> db.shop.@ A 10.42.1.5
+         db.shop.@ A 10.42.1.6
+         db-0.db.shop.@ A -> db-0.db.shop.@ A 10.42.1.5
+         10-42-1-6.db.shop.@ A -> 10-42-1-6.db.shop.@ A 10.42.1.6
+         10-42-1-5.db.shop.@ A -> missing in cluster.local.
+         db-2.db.shop.@ A -> missing in cluster.local.
+         _sql._tcp.db.shop.@ SRV -> _sql._tcp.db.shop.@ SRV 0 50 5432 10-42-1-6.db.shop.@
+         _sql._tcp.db.shop.@ SRV 0 50 5432 db-0.db.shop.@
+         + 10-42-1-6.db.shop.@ A 10.42.1.6
+         + db-0.db.shop.@ A 10.42.1.5",
     );
     let none = View::new().service("shop/db", "None", "sql:5432/TCP").slice(
         "shop/db",
@@ -114,8 +116,8 @@ fn a_headless_service_has_those_of_its_ready_endpoints() {
     );
     check(
         &none,
-        "db.shop.svc.cluster.local. A -> missing in cluster.local.
-         db.shop.svc.cluster.local. AAAA -> missing in cluster.local.",
+        "db.shop.@ A -> missing in cluster.local.
+         db.shop.@ AAAA -> missing in cluster.local.",
     );
 }
 
@@ -124,17 +126,17 @@ fn ports_that_have_names_are_found_by_them() {
     let view = View::new().service("shop/web", "10.43.0.80", "http:80/TCP dns:53/UDP :81/TCP");
     check(
         &view,
-        "_http._tcp.web.shop.svc.cluster.local. SRV -> _http._tcp.web.shop.svc.cluster.local. SRV 0 100 80 web.shop.svc.cluster.local.
-         + web.shop.svc.cluster.local. A 10.43.0.80
-         _HTTP._TCP.web.shop.svc.cluster.local. SRV -> _HTTP._TCP.web.shop.svc.cluster.local. SRV 0 100 80 web.shop.svc.cluster.local.
-         + web.shop.svc.cluster.local. A 10.43.0.80
-         _dns._udp.web.shop.svc.cluster.local. SRV -> _dns._udp.web.shop.svc.cluster.local. SRV 0 100 53 web.shop.svc.cluster.local.
-         + web.shop.svc.cluster.local. A 10.43.0.80
-         _http._udp.web.shop.svc.cluster.local. SRV -> missing in cluster.local.
-         _http._tcp.web.shop.svc.cluster.local. A -> nothing
-         _tcp.web.shop.svc.cluster.local. A -> nothing
-         _sctp.web.shop.svc.cluster.local. A -> missing in cluster.local.
-         http._tcp.web.shop.svc.cluster.local. SRV -> missing in cluster.local.",
+        "_http._tcp.web.shop.@ SRV -> _http._tcp.web.shop.@ SRV 0 100 80 web.shop.@
+         + web.shop.@ A 10.43.0.80
+         _HTTP._TCP.web.shop.@ SRV -> _HTTP._TCP.web.shop.@ SRV 0 100 80 web.shop.@
+         + web.shop.@ A 10.43.0.80
+         _dns._udp.web.shop.@ SRV -> _dns._udp.web.shop.@ SRV 0 100 53 web.shop.@
+         + web.shop.@ A 10.43.0.80
+         _http._udp.web.shop.@ SRV -> missing in cluster.local.
+         _http._tcp.web.shop.@ A -> nothing
+         _tcp.web.shop.@ A -> nothing
+         _sctp.web.shop.@ A -> missing in cluster.local.
+         http._tcp.web.shop.@ SRV -> missing in cluster.local.",
     );
 }
 
@@ -143,10 +145,10 @@ fn an_external_name_is_an_alias_for_every_type() {
     let view = View::new().external("shop/out", "Example.org");
     check(
         &view,
-        "out.shop.svc.cluster.local. A -> out.shop.svc.cluster.local. CNAME Example.org.
-         out.shop.svc.cluster.local. TXT -> out.shop.svc.cluster.local. CNAME Example.org.
-         x.out.shop.svc.cluster.local. A -> missing in cluster.local.
-         _a._tcp.out.shop.svc.cluster.local. SRV -> missing in cluster.local.",
+        "out.shop.@ A -> out.shop.@ CNAME Example.org.
+         out.shop.@ TXT -> out.shop.@ CNAME Example.org.
+         x.out.shop.@ A -> missing in cluster.local.
+         _a._tcp.out.shop.@ SRV -> missing in cluster.local.",
     );
 }
 
@@ -173,12 +175,12 @@ fn addresses_have_names_and_those_of_the_cluster_are_asked_nowhere_else() {
     check(
         &view,
         &format!(
-            "80.0.43.10.in-addr.arpa. PTR -> 80.0.43.10.in-addr.arpa. PTR web.shop.svc.cluster.local.
+            "80.0.43.10.in-addr.arpa. PTR -> 80.0.43.10.in-addr.arpa. PTR web.shop.@
              80.0.43.10.IN-ADDR.arpa. A -> nothing
-             5.1.42.10.in-addr.arpa. PTR -> 5.1.42.10.in-addr.arpa. PTR db-0.db.shop.svc.cluster.local.
-             6.1.42.10.in-addr.arpa. PTR -> 6.1.42.10.in-addr.arpa. PTR 10-42-1-6.db.shop.svc.cluster.local.
+             5.1.42.10.in-addr.arpa. PTR -> 5.1.42.10.in-addr.arpa. PTR db-0.db.shop.@
+             6.1.42.10.in-addr.arpa. PTR -> 6.1.42.10.in-addr.arpa. PTR 10-42-1-6.db.shop.@
              4.1.42.10.in-addr.arpa. PTR -> missing in in-addr.arpa.
-             {six} PTR -> {six} PTR web.shop.svc.cluster.local.
+             {six} PTR -> {six} PTR web.shop.@
              1.2.0.192.in-addr.arpa. PTR -> elsewhere
              42.10.in-addr.arpa. PTR -> elsewhere
              x.y.in-addr.arpa. PTR -> elsewhere"
@@ -193,7 +195,8 @@ fn the_zone_says_what_it_is() {
         "dns-version.cluster.local. TXT -> dns-version.cluster.local. TXT 1.1.0
          cluster.local. NS -> cluster.local. NS ns.dns.cluster.local.
          ns.dns.cluster.local. A -> ns.dns.cluster.local. A 10.43.0.10
-         cluster.local. SOA -> cluster.local. SOA ns.dns.cluster.local. hostmaster.cluster.local. 7 7200 1800 86400 5
+         cluster.local. SOA -> cluster.local. SOA ns.dns.cluster.local. hostmaster.cluster.local. \
+         7 7200 1800 86400 5
          nothing.cluster.local. A -> missing in cluster.local.
          example.org. A -> elsewhere
          cluster.local.example.org. A -> elsewhere
@@ -206,7 +209,7 @@ fn nothing_is_missing_before_all_was_seen() {
     let view = View::new().partial();
     check(
         &view,
-        "web.shop.svc.cluster.local. A -> unknown
+        "web.shop.@ A -> unknown
          80.0.43.10.in-addr.arpa. PTR -> unknown
          1.2.0.192.in-addr.arpa. PTR -> elsewhere
          example.org. A -> elsewhere

@@ -358,9 +358,10 @@ async fn many_services_are_taken_at_once_and_a_change_of_one_is_small() {
     bed.serves();
     let read = |number: usize, addresses: &[&str]| {
         let name = format!("s{number}");
+        let address = format!("10.43.{}.{}", number / 250 + 1, number % 250 + 1);
         let service: Service = serde_json::from_value(json!({
             "metadata": {"namespace": "shop", "name": name},
-            "spec": {"type": "NodePort", "clusterIP": format!("10.43.{}.{}", number / 250 + 1, number % 250 + 1),
+            "spec": {"type": "NodePort", "clusterIP": address,
                 "ports": [{"name": "http", "port": 80, "nodePort": 30000 + number}]},
         }))
         .unwrap();
