@@ -17,6 +17,7 @@ use kontiki_api::object::time::Clock;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::{Delta, Informers, Key, Recorder};
@@ -24,6 +25,7 @@ use crate::reconcile::{Delta, Informers, Key, Recorder};
 mod bind;
 mod cycle;
 mod filter;
+mod metrics;
 mod nodes;
 mod preempt;
 mod resources;
@@ -32,6 +34,8 @@ mod waiting;
 mod world;
 
 use cycle::{Chosen, Unfit};
+pub use metrics::Metrics;
+use metrics::Outcome;
 use nodes::Cluster;
 use waiting::Waiting;
 use world::World;
@@ -48,6 +52,7 @@ pub struct Context {
     pub informers: Informers,
     pub recorder: Recorder,
     pub clock: Clock,
+    pub metrics: Metrics,
 }
 
 /// Importance of a pod.
@@ -74,6 +79,7 @@ struct Scheduler {
     client: Client,
     recorder: Recorder,
     clock: Clock,
+    metrics: Metrics,
     cluster: Mutex<Cluster>,
     waiting: Waiting,
     world: World,
@@ -85,10 +91,12 @@ pub fn start(context: Context, stop: CancellationToken) -> impl Future<Output = 
         client: context.client.named(NAME),
         recorder: context.recorder.of(NAME),
         clock: context.clock,
+        metrics: context.metrics,
         cluster: Mutex::default(),
         waiting: Waiting::default(),
         world: World::live(&context.informers),
     });
+    scheduler.metrics.follow(&scheduler);
     listen(&scheduler, &context.informers);
     let informers = context.informers;
     async move {
@@ -166,23 +174,31 @@ impl Scheduler {
             };
             let snapshot = self.cluster.lock().snapshot();
             turn = turn.wrapping_add(1);
-            match cycle::schedule(&pod, &snapshot, &self.world, turn) {
+            let begin = Instant::now();
+            let decision = cycle::schedule(&pod, &snapshot, &self.world, turn);
+            self.metrics.decided(begin.elapsed());
+            match decision {
                 Ok(chosen) => {
                     self.cluster.lock().assume(&key, pod, &chosen.node);
                     let Ok(permit) = bindings.clone().acquire_owned().await else { break };
                     let it = self.clone();
                     under_way.spawn(async move {
-                        it.carry_out(key, chosen).await;
+                        let outcome = it.carry_out(key, chosen).await;
+                        it.metrics.attempted(outcome, begin.elapsed());
                         drop(permit);
                     });
                 }
-                Err(unfit) => self.make_room(&key, &pod, &unfit, &snapshot).await,
+                Err(unfit) => {
+                    self.make_room(&key, &pod, &unfit, &snapshot).await;
+                    self.metrics.attempted(Outcome::Unschedulable, begin.elapsed());
+                }
             }
         }
         under_way.shutdown().await;
     }
 
-    async fn carry_out(&self, key: Key, chosen: Chosen) {
+    async fn carry_out(&self, key: Key, chosen: Chosen) -> Outcome {
+        let tries = self.waiting.tries(&key);
         let pod = chosen.prepared.pod.clone();
         match bind::bind(&self.client, &self.world, &key, &chosen).await {
             Ok(()) => {
@@ -191,6 +207,10 @@ impl Scheduler {
                 let about = crate::reconcile::events::reference(pod.as_ref());
                 let severity = crate::reconcile::events::Severity::Normal;
                 self.recorder.say(about, severity, "Scheduled", message, "Binding");
+                if let Some((attempts, since_seen)) = tries {
+                    self.metrics.scheduled(attempts, since_seen);
+                }
+                Outcome::Scheduled
             }
             Err(status) => {
                 self.cluster.lock().forget(&key);
@@ -201,6 +221,7 @@ impl Scheduler {
                 }
                 self.waiting.failed(&key, true);
                 self.waiting.stir();
+                Outcome::Error
             }
         }
     }
@@ -214,6 +235,7 @@ impl Scheduler {
         snapshot: &nodes::Snapshot,
     ) {
         let plan = preempt::plan(pod, unfit, snapshot, &self.world);
+        self.metrics.preempted(plan.as_ref().ok().map(|plan| plan.victims.len()));
         let now = self.clock.now();
         let (nominated, said) = match &plan {
             Ok(plan) => (Some(plan.node.as_str()), ""),

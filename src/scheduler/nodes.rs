@@ -154,6 +154,14 @@ impl Snapshot {
     }
 }
 
+/// How much of each the picture holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub nodes: usize,
+    pub pods: usize,
+    pub assumed: usize,
+}
+
 /// The living picture that snapshots are taken of.
 #[derive(Default)]
 pub struct Cluster {
@@ -176,13 +184,14 @@ impl Cluster {
         Arc::make_mut(self.nodes.entry(name).or_default()).describe(node);
     }
 
-    /// The node is gone. Pods that still name it count nowhere until it is back.
+    /// The node is gone. Pods that still name it are kept for when it is back.
     pub fn remove_node(&mut self, name: &str) {
         self.snapshot = None;
-        if let Some(info) = self.nodes.remove(name) {
-            for key in info.pods.keys() {
-                self.places.remove(key);
-            }
+        let Some(info) = self.nodes.get_mut(name) else { return };
+        if info.pods.is_empty() {
+            self.nodes.remove(name);
+        } else {
+            Arc::make_mut(info).describe(Arc::default());
         }
     }
 
@@ -203,6 +212,9 @@ impl Cluster {
         {
             self.snapshot = None;
             Arc::make_mut(info).remove(key);
+            if info.pods.is_empty() && info.name().is_empty() {
+                self.nodes.remove(&place.node);
+            }
         }
     }
 
@@ -225,6 +237,15 @@ impl Cluster {
         let info = self.nodes.entry(node.clone()).or_default();
         Arc::make_mut(info).add(key.clone(), pod);
         self.places.insert(key.clone(), Place { node, assumed });
+    }
+
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            nodes: self.nodes.values().filter(|info| !info.name().is_empty()).count(),
+            pods: self.places.len(),
+            assumed: self.places.values().filter(|place| place.assumed).count(),
+        }
     }
 
     /// All nodes as they are now; those that were only named by pods are left out.
@@ -281,6 +302,22 @@ mod tests {
         assert!(cluster.snapshot().nodes().is_empty());
         cluster.put_node(node("a"));
         assert_eq!(cluster.snapshot().get("a").unwrap().requested.cpu, 500);
+    }
+
+    #[test]
+    fn a_node_that_comes_back_has_the_pods_that_never_left() {
+        let mut cluster = Cluster::default();
+        cluster.put_node(node("a"));
+        let key = Key::new("ns", "p");
+        cluster.put_pod(&key, pod("a"));
+        cluster.remove_node("a");
+        assert!(cluster.snapshot().nodes().is_empty());
+        assert_eq!(cluster.counts(), Counts { nodes: 0, pods: 1, assumed: 0 });
+        cluster.put_node(node("a"));
+        assert_eq!(cluster.snapshot().get("a").unwrap().requested.cpu, 500);
+        cluster.remove_node("a");
+        cluster.remove_pod(&key);
+        assert!(cluster.nodes.is_empty(), "nobody names it any more");
     }
 
     #[test]
