@@ -4,6 +4,8 @@
 
 pub mod cli;
 pub mod controllers;
+pub mod hollow;
+pub mod kubeconfig;
 pub mod reconcile;
 pub mod scheduler;
 

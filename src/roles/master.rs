@@ -30,6 +30,7 @@ use super::kube::{self, Kube};
 use super::place::{self, Place};
 use super::ports::{self, Bound};
 use super::{address, backups, join, strays};
+use crate::controllers::Selection;
 use crate::failure::Failure;
 use crate::pki::{self, Beginning, Origin, Renewal};
 use crate::tasks::{Rule, Tasks};
@@ -62,8 +63,8 @@ pub struct Settings {
     pub tls_san: Vec<String>,
     pub certificate_life: Duration,
     pub snapshots: Option<Schedule>,
-    /// Controllers and scheduler run here when this master leads.
-    pub loops: bool,
+    /// Controllers and scheduler run here when this master leads: these of them.
+    pub loops: Option<Selection>,
 }
 
 /// A cluster to join, and what lets one in.
@@ -112,20 +113,20 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
 }
 
 /// The signals by which a process is asked to end.
-struct Signals {
+pub(super) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Signals, Failure> {
+    pub(super) fn new() -> Result<Signals, Failure> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
 
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -256,8 +257,8 @@ impl Master {
             Rule::EndsAll,
             kube.keep_service(cluster::Records::new(replica.clone()), stop.clone()),
         );
-        if settings.loops {
-            tasks.start("controllers", Rule::EndsAll, kube.lead(stop.clone()));
+        if let Some(selection) = settings.loops {
+            tasks.start("controllers", Rule::EndsAll, kube.lead(selection, stop.clone()));
         }
         tasks.start("replica", Rule::EndsAll, {
             let (replica, stop) = (replica.clone(), stop.clone());

@@ -30,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("src/reconcile/", &["kontiki_raft", "kontiki_storage", "crate::roles"]),
     ("src/controllers/", &["kontiki_raft", "kontiki_storage", "crate::scheduler", "crate::agent"]),
     ("src/scheduler/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::agent"]),
+    ("src/hollow/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::scheduler"]),
     ("src/agent/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::scheduler"]),
 ];
 
