@@ -214,9 +214,7 @@ fn status(pod: &Pod, before: &PodStatus, at: At, now: Timestamp, place: &Place) 
         container_statuses: Some(spec.containers.iter().map(each).collect()),
         init_container_statuses: (!init.is_empty()).then_some(init),
         host_ip: Some(place.host.to_string()),
-        pod_ips: address
-            .clone()
-            .map(|ip| vec![k8s_openapi::api::core::v1::PodIP { ip, ..Default::default() }]),
+        pod_ips: address.clone().map(|ip| vec![k8s_openapi::api::core::v1::PodIP { ip }]),
         pod_ip: address,
         start_time: Some(before.start_time.clone().unwrap_or_else(|| Time(now.moment()))),
         observed_generation: pod.metadata.generation,

@@ -67,3 +67,25 @@ async fn a_namespace_goes_with_all_that_is_in_it_and_says_what_holds_it() {
     tour.run("wait --for=delete namespace/shop --timeout=60s").await;
     assert!(tour.get::<Deployment>("shop/web").await.unwrap_err().contains("not found"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_loses_its_pods_before_all_else() {
+    let tour = Tour::with_nodes(1).await;
+    tour.run("create namespace shop").await;
+    tour.until::<ConfigMap>("shop/kube-root-ca.crt", |_| true).await;
+    tour.run("create configmap needed -n shop").await;
+    tour.until::<k8s_openapi::api::core::v1::ServiceAccount>("shop/default", |_| true).await;
+    tour.run("run web -n shop --image=web:1").await;
+    tour.run("wait --for=condition=ready pod/web -n shop --timeout=60s").await;
+    let hold = json!({"metadata": {"finalizers": ["example.com/hold"]}});
+    tour.run(&format!("patch pod web -n shop --type=merge -p {hold}")).await;
+    tour.run("delete namespace shop --wait=false").await;
+    tour.until::<Pod>("shop/web", is_going).await;
+    tour.until::<Namespace>("shop", |it| it.to_string().contains("NamespaceFinalizersRemaining"))
+        .await;
+    let needed = tour.get::<ConfigMap>("shop/needed").await.unwrap();
+    assert!(!is_going(&needed), "a pod that ends may need it");
+    let free = json!({"metadata": {"finalizers": null}});
+    tour.run(&format!("patch pod web -n shop --type=merge -p {free}")).await;
+    tour.run("wait --for=delete namespace/shop --timeout=60s").await;
+}

@@ -33,6 +33,29 @@ async fn a_quota_stops_pods_says_so_once_and_lets_them_in_when_it_is_raised() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_quota_counts_what_comes_and_goes() {
+    let tour = Tour::with_nodes(1).await;
+    let hard =
+        "services=5,secrets=5,configmaps=9,replicationcontrollers=5,count/replicasets.apps=5";
+    tour.run(&format!("create quota q --hard={hard}")).await;
+    let used = |name: &'static str, count: &'static str| {
+        move |quota: &serde_json::Value| quota["status"]["used"][name] == count
+    };
+    // The API's own service is one.
+    tour.until::<ResourceQuota>("q", used("services", "1")).await;
+    tour.run("create service clusterip s --tcp=80").await;
+    tour.run("create secret generic s --from-literal=a=b").await;
+    tour.run("create deployment d --image=i:1 --replicas=0").await;
+    tour.until::<ResourceQuota>("q", used("services", "2")).await;
+    tour.until::<ResourceQuota>("q", used("secrets", "1")).await;
+    tour.until::<ResourceQuota>("q", used("count/replicasets.apps", "1")).await;
+    tour.run("delete service/s secret/s deployment/d").await;
+    tour.until::<ResourceQuota>("q", used("services", "1")).await;
+    tour.until::<ResourceQuota>("q", used("secrets", "0")).await;
+    tour.until::<ResourceQuota>("q", used("count/replicasets.apps", "0")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drain_keeps_to_the_budget_and_is_held_up_by_one_that_allows_nothing() {
     let tour = Tour::with_nodes(3).await;
     tour.run("create deployment web --image=web:1 --replicas=4").await;
