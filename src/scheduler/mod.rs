@@ -33,6 +33,7 @@ mod score;
 mod waiting;
 mod world;
 
+use bind::Nomination;
 use cycle::{Chosen, Unfit};
 pub use metrics::Metrics;
 use metrics::Outcome;
@@ -73,6 +74,12 @@ fn is_waiting(pod: &Pod) -> bool {
         && spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty)
         && pod.metadata.deletion_timestamp.is_none()
         && !is_finished(pod)
+}
+
+/// The node that room was made on for a pod.
+fn nominated(pod: &Pod) -> Option<&str> {
+    let status = pod.status.as_ref()?;
+    status.nominated_node_name.as_deref().filter(|name| !name.is_empty())
 }
 
 struct Scheduler {
@@ -146,12 +153,25 @@ impl Scheduler {
         let key = Key::of(&pod.metadata);
         if let Delta::Deleted(_) = delta {
             self.waiting.remove(&key);
-            self.cluster.lock().remove_pod(&key);
+            {
+                let mut cluster = self.cluster.lock();
+                cluster.remove_pod(&key);
+                cluster.take_back_nomination(&key);
+            }
             return self.waiting.stir();
         }
         if is_waiting(pod) {
+            match (nominated(pod), delta) {
+                (Some(node), _) => self.cluster.lock().nominate(&key, (*pod).clone(), node),
+                (None, Delta::Updated { old, .. }) if nominated(old).is_some() => {
+                    self.cluster.lock().take_back_nomination(&key);
+                }
+                // What is nominated here may not be written yet.
+                (None, _) => {}
+            }
             return self.waiting.put(&key, (*pod).clone());
         }
+        self.cluster.lock().take_back_nomination(&key);
         self.waiting.remove(&key);
         self.cluster.lock().put_pod(&key, (*pod).clone());
         let had_place = matches!(delta, Delta::Updated { old, .. } if !is_finished(old));
@@ -237,9 +257,18 @@ impl Scheduler {
         let plan = preempt::plan(pod, unfit, snapshot, &self.world);
         self.metrics.preempted(plan.as_ref().ok().map(|plan| plan.victims.len()));
         let now = self.clock.now();
-        let (nominated, said) = match &plan {
-            Ok(plan) => (Some(plan.node.as_str()), ""),
-            Err(said) => (None, said.as_str()),
+        let (nomination, said) = match &plan {
+            Ok(plan) => {
+                self.cluster.lock().nominate(key, pod.clone(), &plan.node);
+                (Nomination::Set(&plan.node), "")
+            }
+            Err(said) if preempt::is_making_room(pod, snapshot) => {
+                (Nomination::Keep, said.as_str())
+            }
+            Err(said) => {
+                self.cluster.lock().take_back_nomination(key);
+                (Nomination::Clear, said.as_str())
+            }
         };
         let message = unfit.explain(said);
         tracing::debug!(%key, message, "no node");
@@ -247,7 +276,7 @@ impl Scheduler {
         let severity = crate::reconcile::events::Severity::Warning;
         self.recorder.say(about, severity, "FailedScheduling", message.clone(), "Scheduling");
         let written =
-            bind::report_unfit(&self.client, pod, key, "Unschedulable", &message, nominated, now)
+            bind::report_unfit(&self.client, pod, key, "Unschedulable", &message, nomination, now)
                 .await;
         let evicted = match (&written, &plan) {
             (Ok(()), Ok(plan)) => bind::evict(&self.client, &self.recorder, pod, plan, now).await,

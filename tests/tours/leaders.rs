@@ -91,7 +91,8 @@ async fn rollouts_and_drains_end_well_though_the_leader_is_killed_in_each() {
         };
         tour.until_all::<Pod>("app=web", over(REPLICAS)).await;
         tour.until_all::<Pod>("app=db", over(3)).await;
-        wait_for("an open node", || kubectl.try_run(&format!("uncordon {drained}"))).await;
+        let line = format!("uncordon {drained}");
+        wait_for("an open node", || kubectl.try_run(&line)).await;
         tour.cluster.masters[leader].start_ready().await;
         tour.cluster.masters[leader].until_voters(3).await;
     }
