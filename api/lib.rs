@@ -4,11 +4,14 @@
 //! [`kinds`] which types there are and how each behaves, [`codec`] and [`merge`] bytes and patches,
 //! [`objects`] how objects rest in the store, [`live`] what is followed there, [`request`] what may be asked,
 //! [`auth`] and [`admission`] who is asked about it, [`pipeline`] the road itself, [`http`] its REST front,
-//! [`client`] how the rest of the house asks. [`server`] puts them together. [`listener`] takes TLS connections for every front, [`cluster`] is the front for
-//! masters and operators. `docs/api.md` draws the rooms and who may know whom.
+//! [`client`] how the rest of the house asks, [`bootstrap`] what every cluster holds. [`server`] puts them
+//! together. [`listener`] takes TLS connections for every front, [`cluster`] is the front for masters and
+//! operators, [`etcd`] the one for etcd's clients. `docs/api.md` draws the rooms and who may know whom.
 
 pub mod admission;
 pub mod auth;
+#[cfg(test)]
+mod bed;
 pub mod bootstrap;
 pub mod client;
 pub mod cluster;
@@ -16,6 +19,7 @@ pub mod codec;
 pub mod discovery;
 pub mod document;
 pub mod error;
+pub mod etcd;
 pub mod http;
 pub mod kinds;
 pub mod listener;

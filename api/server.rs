@@ -3,6 +3,8 @@
 //! A role builds a [`Server`], hands its [`Server::router`] to a listener, and polls [`Server::run`] as long as
 //! it lives.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -48,6 +50,8 @@ pub struct Config {
     /// Finds out who asks; certificates and tokens, where nothing else is given.
     pub authenticator: Option<Arc<dyn Authenticator>>,
     pub tunnel: Option<Arc<dyn Tunnel>>,
+    /// Where each master serves the API: they are kept behind the service `default/kubernetes`.
+    pub masters: Option<watch::Receiver<BTreeSet<SocketAddr>>>,
 }
 
 impl Config {
@@ -68,6 +72,7 @@ impl Config {
             clock: Clock::System,
             authenticator: None,
             tunnel: None,
+            masters: None,
         }
     }
 }
@@ -79,6 +84,7 @@ pub struct Server {
     front: Arc<Front>,
     live: Arc<Live>,
     bootstrap: Arc<bootstrap::Config>,
+    masters: Option<watch::Receiver<BTreeSet<SocketAddr>>>,
     /// What every cluster holds is there.
     begun: Arc<watch::Sender<bool>>,
     stop: CancellationToken,
@@ -107,6 +113,7 @@ impl Server {
             live: live.clone(),
             objects: objects.clone(),
             authorizer: authorizer.clone(),
+            clock: clock.clone(),
         };
         let reviewer = Arc::new(Reviews::new(
             authentication.clone(),
@@ -140,11 +147,11 @@ impl Server {
             stop: stop.clone(),
         });
         let bootstrap = Arc::new(config.bootstrap);
-        Ok(Server { road, front, live, bootstrap, begun, stop })
+        let masters = config.masters;
+        Ok(Server { road, front, live, bootstrap, masters, begun, stop })
     }
 
     /// For the listener.
-    #[must_use]
     pub fn router(&self) -> axum::Router {
         crate::http::router(self.front.clone())
     }
@@ -189,6 +196,11 @@ impl Server {
             self.live.ready().await;
             bootstrap::bootstrap_until_done(&client, &self.bootstrap).await;
             self.begun.send_replace(true);
+            let network = self.bootstrap.service_cidrs.first();
+            if let (Some(masters), Some(network)) = (&self.masters, network) {
+                let ip = bootstrap::masters::service_ip(network);
+                bootstrap::masters::keep(&client, ip, masters.clone()).await;
+            }
         };
         tokio::select! {
             () = self.stop.cancelled() => {}

@@ -180,6 +180,7 @@ impl Batcher {
             let first = match next.take() {
                 Some(proposal) => proposal,
                 None => tokio::select! {
+                    biased;
                     proposal = self.queue.recv() => match proposal {
                         Some(proposal) => proposal,
                         None => return,

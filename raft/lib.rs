@@ -13,6 +13,7 @@ pub mod membership;
 pub mod network;
 pub mod recovery;
 pub mod replica;
+pub mod runtime;
 pub mod types;
 
 mod batcher;

@@ -187,6 +187,7 @@ impl RaftNetworkV2<TypeConfig> for Way {
             self.call(self.link.snapshot(header, chunks)).await.map_err(StreamingError::from)
         };
         tokio::select! {
+            biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sending => sent,
         }

@@ -73,6 +73,7 @@ impl Barriers {
 pub(crate) async fn run(replica: Arc<Inner>) {
     loop {
         tokio::select! {
+            biased;
             () = replica.barriers.arrived.notified() => {}
             () = replica.stop.cancelled() => break,
         }

@@ -165,6 +165,7 @@ impl Replica {
         let limit = self.0.config.request_timeout();
         let reached = self.0.progress.reached_revision(revision);
         tokio::select! {
+            biased;
             result = tokio::time::timeout(limit, reached) => result.map_err(|_| {
                 Error::ReadTimeout(format!("revision {revision} has not come"))
             }),
@@ -308,6 +309,10 @@ impl Inner {
         self.tasks.token()
     }
 
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
     /// A task that belongs to this member and ends with it.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
@@ -326,6 +331,7 @@ impl Inner {
     pub(crate) async fn read_barrier(&self) -> Result<(), Error> {
         self.serving()?;
         tokio::select! {
+            biased;
             result = self.barriers.wait(self.config.request_timeout()) => result,
             () = self.stop.cancelled() => Err(self.stopped()),
         }
@@ -412,6 +418,7 @@ impl Inner {
             }
         };
         tokio::select! {
+            biased;
             held = holds => held,
             () = tokio::time::sleep(patience) => what(self),
             () = self.stop.cancelled() => false,
@@ -436,8 +443,12 @@ impl Inner {
         self.transport.heard_from(peer);
     }
 
-    /// Lets go of the ways to members that are none any more.
-    pub(crate) fn forget_removed(&self) {
+    /// After a change of membership: lets go of the ways to members that are none any more, and tells
+    /// those to members that have moved, which openraft keeps as they are.
+    pub(crate) fn redirect(&self) {
+        for (id, _) in self.membership().nodes().filter(|(id, _)| **id != self.id) {
+            self.link(*id);
+        }
         let removed = self.removed.lock().clone();
         for id in removed {
             self.links.lock().remove(&id);

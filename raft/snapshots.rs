@@ -22,7 +22,6 @@ use kontiki_storage::snapshot::{
 };
 use kontiki_storage::{Error, Options, Store};
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::encoding::Mark;
 use crate::network::{SnapshotChunk, SnapshotHeader, convert};
+use crate::runtime::apart;
 use crate::types::{LogId, SnapshotMeta};
 
 /// Chunks that were read, or received, and not yet taken.
@@ -84,26 +84,41 @@ impl Snapshots {
         let (header, snapshot) = self.blocking(move || this.describe(least)).await?;
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let this = self.clone();
-        let runtime = Handle::current();
-        self.tasks.spawn_blocking(move || {
-            let hand_over = |chunk: Result<Chunk, Error>| {
-                let chunk = chunk.map(to_wire).map_err(io::Error::other);
-                let sent = this.stop.run_until_cancelled(sender.send(chunk));
-                matches!(runtime.block_on(sent), Some(Ok(())))
-            };
-            match snapshot.chunks(Position::START, chunk::BYTES_DEFAULT) {
-                Ok(mut chunks) => {
-                    if chunks.all(hand_over) {
-                        *this.used_at.lock() = None;
-                    }
-                }
-                Err(error) => drop(hand_over(Err(error))),
-            }
+        self.tasks.spawn(async move {
+            let stop = this.stop.clone();
+            stop.run_until_cancelled(this.feed(snapshot, sender)).await;
         });
         let chunks = stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|chunk| (chunk, receiver))
         });
         Ok((header, chunks.boxed()))
+    }
+
+    /// Reads the chunks, ahead of whoever takes them, until the end, an error, or until nobody does.
+    async fn feed(
+        self: Arc<Self>,
+        snapshot: Arc<Snapshot>,
+        sender: mpsc::Sender<io::Result<SnapshotChunk>>,
+    ) {
+        let open = move || snapshot.chunks(Position::START, chunk::BYTES_DEFAULT);
+        let mut chunks = match self.blocking(open).await {
+            Ok(chunks) => chunks,
+            Err(error) => return drop(sender.send(Err(io::Error::other(error))).await),
+        };
+        loop {
+            let read = move || Ok((chunks.next().transpose()?, chunks));
+            match self.blocking(read).await {
+                Ok((Some(chunk), rest)) => {
+                    if sender.send(Ok(to_wire(chunk))).await.is_err() {
+                        return;
+                    }
+                    chunks = rest;
+                }
+                Ok((None, _)) => break,
+                Err(error) => return drop(sender.send(Err(io::Error::other(error))).await),
+            }
+        }
+        *self.used_at.lock() = None;
     }
 
     /// The present state, for whoever wants it as files.
@@ -169,36 +184,20 @@ impl Snapshots {
         if mark.log_id != said.last_log_id || mark.membership != said.last_membership {
             return Err("the snapshot is not what its header says it is".into());
         }
-        let (sender, mut receiver) = mpsc::channel::<SnapshotChunk>(CHUNKS_AHEAD);
         let this = self.clone();
-        let writing = self.tasks.spawn_blocking(move || -> Result<Incoming, Error> {
-            let mut files = Receiver::new(manifest, this.directory.incoming()?)?;
-            while let Some(chunk) = receiver.blocking_recv() {
-                files.take(&from_wire(chunk))?;
-            }
-            files.finish()
-        });
-        let mut broken = None;
+        let files = self.blocking(move || Receiver::new(manifest, this.directory.incoming()?));
+        let mut files = files.await.map_err(|error| error.to_string())?;
         while let Some(chunk) = chunks.next().await {
-            match chunk {
-                Ok(chunk) => {
-                    if sender.send(chunk).await.is_err() {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    broken = Some(error.to_string());
-                    break;
-                }
-            }
+            let chunk = chunk.map_err(|error| format!("the snapshot broke off: {error}"))?;
+            let written = self.blocking(move || {
+                files.take(&from_wire(chunk))?;
+                Ok(files)
+            });
+            files = written.await.map_err(|error| error.to_string())?;
         }
-        drop(sender);
-        let written = writing.await.map_err(|panic| panic.to_string())?;
-        match (broken, written) {
-            (Some(reason), _) => Err(format!("the snapshot broke off: {reason}")),
-            (None, Err(error)) => Err(error.to_string()),
-            (None, Ok(incoming)) => Ok(Box::new(Received { incoming, mark })),
-        }
+        let incoming = self.blocking(move || files.finish());
+        let incoming = incoming.await.map_err(|error| error.to_string())?;
+        Ok(Box::new(Received { incoming, mark }))
     }
 
     /// Puts a received store in the place of the present one. It is durable when this returns.
@@ -223,9 +222,9 @@ impl Snapshots {
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        match self.tasks.spawn_blocking(work).await {
+        match apart(&self.tasks, work).await {
             Ok(result) => result,
-            Err(panic) => Err(Error::engine("snapshot", io::Error::other(panic.to_string()))),
+            Err(panic) => Err(Error::engine("snapshot", panic)),
         }
     }
 

@@ -18,12 +18,12 @@ use kontiki_storage::request::{Entry, EntryAnswers};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 use parking_lot::Mutex;
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::batcher::Decoded;
 use crate::encoding::{Mark, unreadable};
 use crate::progress::{Applied, Progress};
+use crate::runtime::aside;
 pub(crate) use crate::snapshots::{SnapshotData, Snapshots};
 use crate::types::{
     LogId, NodeId, RaftEntry, Response, SnapshotMeta, StoredMembership, TypeConfig, position,
@@ -213,13 +213,6 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         self.durable()
     }
-}
-
-/// Runs work that takes its time where it holds up no other task, if the runtime has such a place.
-pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
-    let threaded = Handle::try_current()
-        .is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if threaded { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// A "snapshot" that is made of what is durable already.

@@ -122,7 +122,7 @@ impl openraft::RaftTypeConfig for TypeConfig {
         = openraft::impls::InlineBatch<T>
     where
         T: Send + 'static;
-    type AsyncRuntime = openraft::TokioRuntime;
+    type AsyncRuntime = crate::runtime::Runtime;
     type ErrorSource = openraft::impls::BoxedErrorSource;
 }
 

@@ -9,6 +9,7 @@
 //! Never: writes. Rows go into a batch, and only when the store has written that does anything count.
 
 mod digest;
+mod guard;
 mod leases;
 mod pending;
 pub(crate) mod transaction;
@@ -150,6 +151,10 @@ impl Group<'_> {
 
     fn command(&mut self, command: &Command, term: u64) -> Result<Answer, Error> {
         command.check()?;
+        let command = match command {
+            Command::Guarded(guarded) => guard::passed(self, guarded)?,
+            command => command,
+        };
         let outcome = match command {
             Command::Put(put) => {
                 transaction::check_put(self, put)?;
@@ -168,6 +173,7 @@ impl Group<'_> {
             Command::LeaseCheckpoint { remaining_ms, term: meant } => {
                 self.lease_checkpoint(if *meant == term { remaining_ms } else { &[] })?
             }
+            Command::Guarded(_) => unreachable!("a guard within a guard was refused above"),
         };
         self.close();
         Ok(Answer { revision: self.state.revision, outcome })

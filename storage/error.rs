@@ -34,6 +34,8 @@ pub enum Error {
     LeaseNotFound(LeaseId),
     #[error("lease {0} already exists")]
     LeaseExists(LeaseId),
+    #[error("a condition of a guarded command did not hold")]
+    ConditionFailed,
 
     /// Bytes that should be commands are none. Whoever finds this in a committed entry must stop.
     #[error("commands that cannot be read: {0}")]

@@ -241,6 +241,28 @@ pub enum Command {
         remaining_ms: Vec<(LeaseId, u64)>,
         term: u64,
     },
+    Guarded(Guarded),
+}
+
+/// A command that holds only if something else is still so when it is applied. Else it changes nothing
+/// and is answered [`Error::ConditionFailed`]. For a front that judges a request by rows of its own: who
+/// races with a change of those rows is caught here, and may judge again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guarded {
+    /// All must hold, in the state before the command.
+    pub conditions: Vec<Condition>,
+    /// Not guarded itself.
+    pub command: Box<Command>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    Compare(Compare),
+    /// Every key attached to the lease lies in one of the ranges. Holds for a lease that is not there.
+    LeaseWithin {
+        id: LeaseId,
+        ranges: Vec<KeyRange>,
+    },
 }
 
 /// What a command came to. `revision` is the store's revision after it.

@@ -85,7 +85,12 @@ mod tests {
 
     #[test]
     fn the_newest_default_wins() {
-        let class = |name: &str, at: &str, marked: &str| json!({"metadata": {"name": name, "creationTimestamp": at, "annotations": {"m": marked}}});
+        let class = |name: &str, at: &str, marked: &str| {
+            let annotations = json!({ "m": marked });
+            json!({"metadata": {
+                "name": name, "creationTimestamp": at, "annotations": annotations,
+            }})
+        };
         let classes = [
             class("b", "2026-01-02T00:00:00Z", "true"),
             class("a", "2026-01-01T00:00:00Z", "true"),

@@ -10,16 +10,20 @@ mod certificates;
 mod default_classes;
 mod default_tolerations;
 mod external_ips;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod node_taint;
 pub mod pod_security;
 mod priority;
+pub mod quota;
 mod rbac_escalation;
+pub mod resources;
 mod runtime_class;
 mod service_account;
 mod storage_protection;
 mod topology_labels;
+mod volume_resize;
 
 use std::sync::Arc;
 
@@ -30,6 +34,7 @@ use crate::auth::Authorizer;
 use crate::error::Status;
 use crate::kinds::Kind;
 use crate::live::Live;
+use crate::object::time::Clock;
 use crate::objects::{Objects, Write};
 use crate::request::User;
 
@@ -83,6 +88,9 @@ pub struct Attempt<'a> {
     /// Further writes that must be in the same commit (a quota's new usage). Filled by
     /// [`Plugin::charge`]; if one of them is outrun, it is asked again with an empty list.
     pub along: Vec<Write>,
+    /// Turns that a plugin waited for: whoever writes next in a place waits until this attempt is over.
+    /// Filled by [`Plugin::charge`], and given back before it is asked again.
+    pub held: Vec<tokio::sync::OwnedMutexGuard<()>>,
 }
 
 impl Attempt<'_> {
@@ -151,17 +159,19 @@ pub struct Sources {
     pub live: Arc<Live>,
     pub objects: Objects,
     pub authorizer: Arc<dyn Authorizer>,
+    pub clock: Clock,
 }
 
 /// The built-in plugins, in upstream's order. What charges comes last; webhooks stand before it.
 #[must_use]
 pub fn plugins(sources: &Sources, deny_external_ips: bool) -> Chain {
-    let Sources { live, objects, authorizer } = sources;
+    let Sources { live, objects, authorizer, clock } = sources;
     let live = || live.clone();
     let objects = || objects.clone();
     let authorizer = || authorizer.clone();
     let mut all: Vec<Arc<dyn Plugin>> = vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(live(), objects())),
+        Arc::new(limit_ranger::LimitRanger::new(live(), objects())),
         Arc::new(service_account::ServiceAccount::new(live(), objects())),
         Arc::new(node_restriction::NodeRestriction::new(objects(), authorizer())),
         Arc::new(node_taint::NodeTaint),
@@ -170,6 +180,7 @@ pub fn plugins(sources: &Sources, deny_external_ips: bool) -> Chain {
         Arc::new(default_tolerations::DefaultTolerations),
         Arc::new(default_classes::DefaultStorageClass(live())),
         Arc::new(storage_protection::StorageProtection),
+        Arc::new(volume_resize::VolumeResize::new(live(), objects())),
         Arc::new(runtime_class::RuntimeClass::new(live(), objects())),
         Arc::new(certificates::Approval(authorizer())),
         Arc::new(certificates::Signing(authorizer())),
@@ -182,6 +193,7 @@ pub fn plugins(sources: &Sources, deny_external_ips: bool) -> Chain {
     if deny_external_ips {
         all.push(Arc::new(external_ips::DenyServiceExternalIps));
     }
+    all.push(Arc::new(quota::ResourceQuota::new(live(), objects(), clock.clone())));
     Chain(all)
 }
 
@@ -203,9 +215,13 @@ impl Chain {
     /// Asks anew what has to be written along.
     pub async fn charge(&self, attempt: &mut Attempt<'_>) -> Result<(), Status> {
         attempt.along.clear();
+        attempt.held.clear();
         for plugin in &self.0 {
             plugin.charge(attempt).await?;
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,7 +55,8 @@ impl NamespaceLifecycle {
         if attempt.is_create() && namespace.value()?["status"]["phase"] == "Terminating" {
             return Err(attempt
                 .forbidden(&format!(
-                    "unable to create new content in namespace {name} because it is being terminated"
+                    "unable to create new content in namespace {name} because it is being \
+                     terminated"
                 ))
                 .with_cause(Cause {
                     reason: "NamespaceTerminating".into(),

@@ -287,7 +287,8 @@ impl NodeRestriction {
             let (told, uid) = (text(&spec[field]), text(&there["metadata"]["uid"]));
             if told != uid {
                 return no(format!(
-                    "{of} names {what} UID {told:?}, which differs from the running {what} ({uid:?})"
+                    "{of} names {what} UID {told:?}, which differs from the running {what} \
+                     ({uid:?})"
                 ));
             }
         }
@@ -591,7 +592,10 @@ mod tests {
 
     #[test]
     fn a_node_may_not_lift_its_taints_or_take_roles() {
-        let node = |labels: Value, taints: Value| json!({"metadata": {"labels": labels}, "spec": {"taints": taints}});
+        let node = |labels: Value, taints: Value| {
+            let metadata = json!({ "labels": labels });
+            json!({"metadata": metadata, "spec": {"taints": taints}})
+        };
         let old = node(json!({}), json!([{"key": "a"}]));
         let check = |new: &Value| node_change("n1", Operation::Update, new, &old);
         assert_eq!(check(&old), Ok(()));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
+use super::resources::read;
 use super::{Attempt, Plugin};
 use crate::error::Status;
 use crate::kinds::kind::Stored;
@@ -76,7 +77,7 @@ fn check_overhead(pod: &Value, class: &Value) -> Result<(), &'static str> {
         return Err("pod rejected: Pod Overhead set without corresponding RuntimeClass defined \
                     Overhead");
     }
-    if class["overhead"].is_object() && wanted != given {
+    if class["overhead"].is_object() && read(wanted) != read(given) {
         return Err("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead");
     }
     Ok(())
@@ -175,7 +176,10 @@ mod tests {
         fill_in(&mut pod, &class()).unwrap();
         let filled = json!({
             "overhead": {"cpu": "250m"}, "nodeSelector": {"kata": "yes"},
-            "tolerations": [{"key": "a", "operator": "Exists"}, {"key": "kata", "operator": "Exists"}],
+            "tolerations": [
+                {"key": "a", "operator": "Exists"},
+                {"key": "kata", "operator": "Exists"},
+            ],
         });
         assert_eq!(pod["spec"], filled);
         fill_in(&mut pod, &class()).unwrap();

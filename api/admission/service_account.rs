@@ -4,6 +4,7 @@
 //! there already (a pod that is copied) is used again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use rand::Rng;
@@ -18,6 +19,10 @@ use crate::live::{self, Live};
 use crate::object::GroupResource;
 use crate::objects::{Object, Objects};
 
+const DEFAULT: &str = "default";
+/// How often the default account of a namespace is looked for, and how long between.
+const DEFAULT_LOOKS: usize = 20;
+const DEFAULT_WAIT: Duration = Duration::from_millis(50);
 const VOLUME: &str = "kube-api-access-";
 const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const ENFORCE_SECRETS: &str = "kubernetes.io/enforce-mountable-secrets";
@@ -36,10 +41,18 @@ impl ServiceAccount {
 
     async fn account(&self, attempt: &Attempt<'_>, name: &str) -> Result<Object, Status> {
         let namespace = attempt.namespace;
-        let found = match self.live.service_accounts.get(namespace, name) {
-            Some(found) => Some(found),
-            None => live::find(&self.objects, &self.accounts, namespace, name).await?,
-        };
+        // The account that every namespace has is made soon after the namespace: who comes first waits for it.
+        let looks = if name == DEFAULT { DEFAULT_LOOKS } else { 1 };
+        let mut found = self.live.service_accounts.get(namespace, name);
+        for look in 0..looks {
+            if found.is_some() {
+                break;
+            }
+            if look > 0 {
+                tokio::time::sleep(DEFAULT_WAIT).await;
+            }
+            found = live::find(&self.objects, &self.accounts, namespace, name).await?;
+        }
         found.ok_or_else(|| {
             let missing = Status::not_found(&GroupResource::new("", "serviceaccount"), name);
             attempt.forbidden(&format!(
@@ -55,7 +68,7 @@ impl ServiceAccount {
             return Ok(());
         }
         if text(&pod["spec"]["serviceAccountName"]).is_empty() {
-            pod["spec"]["serviceAccountName"] = "default".into();
+            pod["spec"]["serviceAccountName"] = DEFAULT.into();
         }
         let name = text(&pod["spec"]["serviceAccountName"]).to_owned();
         let account = self.account(attempt, &name).await?;
@@ -284,7 +297,10 @@ mod tests {
     fn the_token_is_mounted_where_nothing_else_is() {
         let mut pod = json!({"spec": {
             "initContainers": [{"name": "i"}],
-            "containers": [{"name": "a"}, {"name": "b", "volumeMounts": [{"name": "own", "mountPath": MOUNT}]}],
+            "containers": [
+                {"name": "a"},
+                {"name": "b", "volumeMounts": [{"name": "own", "mountPath": MOUNT}]},
+            ],
         }});
         mount_token(&mut pod, || "kube-api-access-abcde".into());
         let mount = json!({"name": "kube-api-access-abcde", "readOnly": true, "mountPath": MOUNT});

@@ -1,7 +1,7 @@
 //! Who asks: what a request shows, tried in order until one thing is known.
 //!
-//! Keeps: a name comes from a certificate that is valid now or a token that is good now, and from nothing else a
-//! client says. Who shows something that is not good is refused; who shows nothing is anonymous.
+//! Keeps: a name comes from a certificate that is valid now or a token that is good now, and from nothing
+//! else a client says. Who shows something that is not good is refused; who shows nothing is anonymous.
 //! Never: tells a client why its credentials are not good.
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Who a client certificate names: the common name is the user, each organization a group.
 //!
-//! The chain is verified when the connection is made. A connection may outlive the certificate, so its times are
-//! looked at with each request.
+//! The chain is verified when the connection is made. A connection may outlive the certificate, so its times
+//! are looked at with each request.
 
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};

@@ -134,3 +134,8 @@ pub trait TokenIssuer: Send + Sync {
         request: Value,
     ) -> BoxFuture<'a, Result<Value, Status>>;
 }
+
+#[cfg(test)]
+mod road_tests;
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,13 @@
 //! The Node authorizer: a node may touch what its pods need, its own objects, and little else.
 //!
-//! Keeps: secrets, config maps, claims, volumes, tokens and resource claims only over a pod that is bound to the
-//! node. What a node may not write of its own objects is refused by `admission::node_restriction`.
+//! Keeps: secrets, config maps, claims, volumes, tokens and resource claims only over a pod that is bound to
+//! the node. What a node may not write of its own objects is refused by `admission::node_restriction`.
 //! Decisions are pure over the live graph.
 
 use std::sync::{Arc, OnceLock};
 
-use crate::auth::rbac::allows;
+use crate::auth::rbac::{allows, policy};
 use crate::auth::{Attributes, Authorizer, Decision};
-use crate::bootstrap::policy;
 use crate::live::Live;
 use crate::live::nodes::{Item, NodeGraph};
 use crate::live::rbac::Rule;

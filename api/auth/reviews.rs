@@ -70,7 +70,8 @@ impl Reviews {
         let audiences = strings(&review["spec"]["audiences"]);
         review["status"] = match self.authentication.bearer(&token, &audiences).await {
             Ok(bearer) => {
-                json!({"authenticated": true, "user": user_info(&bearer.user), "audiences": bearer.audiences})
+                let user = user_info(&bearer.user);
+                json!({"authenticated": true, "user": user, "audiences": bearer.audiences})
             }
             Err(reason) => json!({"error": reason, "user": {}}),
         };
@@ -332,9 +333,8 @@ mod tests {
         });
         assert_eq!(
             told(local, true, Some("a")),
-            [
-                "spec.resourceAttributes.namespace: Invalid value: \"b\": must match metadata.namespace"
-            ]
+            ["spec.resourceAttributes.namespace: Invalid value: \"b\": must match \
+                 metadata.namespace"]
         );
         assert!(told(json!({"spec": {"nonResourceAttributes": {}}}), false, None).is_empty());
     }

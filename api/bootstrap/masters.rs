@@ -4,9 +4,10 @@
 //! all are told the same addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -22,6 +23,15 @@ const NAME: &str = "kubernetes";
 const PORT: u16 = 443;
 /// What others did to the objects is mended after this long.
 const INTERVAL: Duration = Duration::from_secs(10);
+
+/// The address that the service has: the first of its network.
+#[must_use]
+pub fn service_ip(network: &IpNet) -> IpAddr {
+    match network.network() {
+        IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits().saturating_add(1))),
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits().saturating_add(1))),
+    }
+}
 
 /// Keeps service and endpoints as long as it is polled. `service_ip` is the first address of the service range;
 /// `masters` where each master serves the API.
@@ -173,6 +183,13 @@ async fn remove_others(client: &Client, wanted: &[Wanted]) -> Result<(), Status>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_service_has_the_first_address_of_its_network() {
+        for (network, ip) in [("10.43.0.0/16", "10.43.0.1"), ("fd00:43::/112", "fd00:43::1")] {
+            assert_eq!(service_ip(&network.parse().unwrap()).to_string(), ip);
+        }
+    }
 
     #[test]
     fn masters_are_grouped_by_port_and_loopback_is_left_out() {

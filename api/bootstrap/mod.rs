@@ -1,13 +1,12 @@
 //! What every cluster holds, and is brought back to at each start.
 //!
-//! Keeps: it writes only what differs, so a cluster that has all of it sees no change. What an administrator took
-//! out of its hands (an annotation says so) stays as it is.
+//! Keeps: it writes only what differs, so a cluster that has all of it sees no change. What an administrator
+//! took out of its hands (an annotation says so) stays as it is.
 //! Never: takes a permission away from a default role; it only adds what is missing.
 
 mod defaults;
 mod flows;
 pub mod masters;
-pub mod policy;
 mod reconcile;
 
 use std::time::Duration;
@@ -17,6 +16,7 @@ use futures::stream::{self, TryStreamExt};
 use ipnet::IpNet;
 use serde_json::Value;
 
+use crate::auth::rbac::policy;
 use crate::client::Client;
 use crate::error::{Reason, Status};
 use crate::object::GroupVersionResource;

@@ -185,7 +185,10 @@ mod tests {
 
     #[test]
     fn a_binding_gets_its_subjects_and_is_replaced_if_it_binds_another_role() {
-        let binding = |role: &str, subjects: Value| json!({"metadata": {"name": "b"}, "roleRef": {"name": role}, "subjects": subjects});
+        let binding = |role: &str, subjects: Value| {
+            let role = json!({ "name": role });
+            json!({"metadata": {"name": "b"}, "roleRef": role, "subjects": subjects})
+        };
         let wanted = binding("r", json!([{"name": "a"}]));
         let there = binding("r", json!([{"name": "b"}]));
         let Step::Update(next) = step(Some(&there), &wanted, Rule::Rbac) else { panic!() };

@@ -1,7 +1,6 @@
 //! The front for masters, operators and those who want to join.
 //!
-//! [`health`] tells whether this master serves, [`join`] takes in masters and nodes that hold a token,
-//! [`operators`] is what `kontiki status`, `member`, `token` and `snapshot` speak to.
+//! [`join`] takes in masters and nodes that hold a token, [`operators`] is what `kontiki status`, `member`, `token` and `snapshot` speak to.
 //! What has to be alike everywhere (tokens, ids, settings, where masters are) lies in the replicated
 //! store below `/kontiki/`.
 //!
@@ -12,7 +11,6 @@
 pub mod token;
 pub mod wire;
 
-mod health;
 mod join;
 mod operators;
 mod records;
@@ -22,7 +20,6 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use health::{Health, KUBERNETES};
 pub use records::Records;
 
 use std::sync::Arc;

@@ -214,15 +214,20 @@ fn wants_aggregated(wish: &Wish<'_>) -> bool {
     false
 }
 
+/// The Kubernetes release whose API is served.
+pub const KUBERNETES: (&str, &str, &str) = ("1", "37", "0");
+
 /// The release, as clients read it.
 fn git_version() -> String {
-    format!("v1.37.0+kontiki{}", env!("CARGO_PKG_VERSION"))
+    let (major, minor, patch) = KUBERNETES;
+    format!("v{major}.{minor}.{patch}+kontiki{}", env!("CARGO_PKG_VERSION"))
 }
 
 /// What this server is to clients.
 pub(super) fn version() -> Value {
+    let (major, minor, _) = KUBERNETES;
     json!({
-        "major": "1", "minor": "37", "emulationMajor": "1", "emulationMinor": "37",
+        "major": major, "minor": minor, "emulationMajor": major, "emulationMinor": minor,
         "minCompatibilityMajor": "1", "minCompatibilityMinor": "36",
         "gitVersion": git_version(),
         "gitCommit": "0000000000000000000000000000000000000000",

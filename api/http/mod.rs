@@ -11,6 +11,7 @@ mod compress;
 mod connect;
 mod documents;
 mod health;
+mod held;
 mod info;
 mod limits;
 pub mod metrics;
@@ -43,7 +44,7 @@ use crate::pipeline::{Road, connects, is_unknown_path};
 use crate::request::{self, User, Verb};
 
 pub use connect::Tunnel;
-pub use documents::Page;
+pub use documents::{KUBERNETES, Page};
 pub use health::{Check, Health};
 pub use limits::Limits;
 pub use metrics::Metrics;
@@ -57,7 +58,7 @@ use watch::Frames;
 /// Largest body of a request.
 const BODY_BYTES_MAX: usize = 3 << 20;
 /// Longest a request may take that is not long-running.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// Warnings of one answer, together.
 const WARNING_RUNES_MAX: usize = 4096;
 const WARNING_RUNES_CUT: usize = 256;
@@ -223,11 +224,12 @@ impl Serving {
                 self.long(who, parts, body, info, running).await
             }
             What::Resource { request, .. } => {
-                let _place = self.places.take(request.verb)?;
-                let _running = self.front.metrics.in_flight(request.verb);
+                let place = self.places.take(request.verb)?;
+                let running = self.front.metrics.in_flight(request.verb);
                 let call = self.call(&who, parts, body, info);
                 match tokio::time::timeout(DEADLINE, call).await {
-                    Ok(answered) => answered,
+                    // A large list is sent after this: until then it takes its place.
+                    Ok(answered) => Ok(held::holding(answered?, (place, running))),
                     Err(_) => Err(Status::new(
                         Reason::Timeout,
                         "request did not complete within the allotted timeout",

@@ -2,19 +2,23 @@
 //!
 //! Keeps: an object is not encoded again where its bytes are what is asked for. A list goes out as it is read.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use bytes::Bytes;
 use futures::stream;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, Response, StatusCode};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::compress::Gzip;
 use super::info::Query;
 use super::negotiate::{self, Form, Media, Offer, Shape};
 use super::table::{Include, Tables, partial, shaped};
 use crate::codec;
-use crate::error::Status;
+use crate::error::{Reason, Status};
 use crate::kinds::Kind;
 use crate::object::time::Timestamp;
 use crate::pipeline::{Answer, Listing, Reply};
@@ -186,17 +190,17 @@ impl Wish<'_> {
             Some(gzip) => gzip.part(&first),
             None => first.into(),
         };
-        let rest = stream::unfold(Some((chunks, gzip)), |state| async {
-            let (mut chunks, mut gzip) = state?;
+        let rest = stream::unfold(Some((Lent::new(chunks), gzip)), |state| async {
+            let (lent, mut gzip) = state?;
             // Others get a turn between two readings of the store.
             tokio::task::yield_now().await;
-            match chunks.next(CHUNK_BYTES) {
+            match lent.next() {
                 Ok(Some(chunk)) => {
                     let chunk = match &mut gzip {
                         Some(gzip) => gzip.part(&chunk),
                         None => chunk,
                     };
-                    Some((Ok(chunk), Some((chunks, gzip))))
+                    Some((Ok(chunk), Some((lent, gzip))))
                 }
                 Ok(None) => Some((Ok(gzip.map(Gzip::end).unwrap_or_default()), None)),
                 // The list cannot be finished: a body that breaks off is no list.
@@ -206,6 +210,31 @@ impl Wish<'_> {
         let first = stream::once(async move { Ok::<_, std::io::Error>(first) });
         *response.body_mut() = Body::from_stream(futures::StreamExt::chain(first, rest));
         Ok(response)
+    }
+}
+
+/// A list that is taken back when its reader is too slow: it holds a snapshot of the store.
+struct Lent {
+    chunks: Arc<Mutex<Option<Chunks>>>,
+    _taker: AbortOnDropHandle<()>,
+}
+
+impl Lent {
+    fn new(chunks: Chunks) -> Lent {
+        let chunks = Arc::new(Mutex::new(Some(chunks)));
+        let lent = chunks.clone();
+        let taker = tokio::spawn(async move {
+            tokio::time::sleep(super::DEADLINE).await;
+            lent.lock().take();
+        });
+        Lent { chunks, _taker: AbortOnDropHandle::new(taker) }
+    }
+
+    fn next(&self) -> Result<Option<Bytes>, Status> {
+        match self.chunks.lock().as_mut() {
+            Some(chunks) => chunks.next(CHUNK_BYTES),
+            None => Err(Status::new(Reason::Timeout, "the list was not read in time")),
+        }
     }
 }
 

@@ -3,9 +3,11 @@
 //! The registry changes while requests are served (a CustomResourceDefinition adds a row); whoever holds an
 //! `Arc<Kind>` keeps the row it began with.
 
+pub mod beginnings;
 pub mod builtin;
 pub mod columns;
 pub mod defaults;
+mod endings;
 pub mod kind;
 mod registry;
 pub mod versions;

@@ -15,13 +15,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures::future::join_all;
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
+use kontiki_storage::request::Range;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::error::Status;
 use crate::kinds::kind::Stored;
-use crate::objects::{ChangeKind, Object, Objects, key};
+use crate::objects::{self, ChangeKind, Object, Objects, key};
 
 use nodes::{Item, NodeGraph};
 use rbac::Rbac;
@@ -29,6 +31,8 @@ use table::Table;
 
 /// Between two tries to read a table anew.
 const RETRY: Duration = Duration::from_millis(500);
+/// A large table is read in pieces of about this size.
+const PAGE_BYTES: usize = 4 << 20;
 
 /// All tables.
 #[derive(Debug)]
@@ -48,10 +52,11 @@ pub struct Live {
     filled: watch::Sender<usize>,
 }
 
-/// What is known of one object now.
-enum Event {
-    Is(Object),
-    Gone { namespace: String, name: String },
+/// What is known of one object now: it, or that it is gone.
+struct Event {
+    namespace: String,
+    name: String,
+    object: Option<Object>,
 }
 
 type Take = fn(&Live, &[Event]);
@@ -117,7 +122,8 @@ pub fn stored(group: &str, resource: &str, version: &str, kind: &str) -> Stored 
     }
 }
 
-/// One object. That it is not there is said only after this member has caught up with what was committed before.
+/// One object. That it is not there is said only after this member has caught up with what was committed
+/// before.
 pub async fn find(
     objects: &Objects,
     of: &Stored,
@@ -129,6 +135,18 @@ pub async fn find(
     }
     objects.barrier().await?;
     objects.get(of, namespace, name)
+}
+
+/// The first objects of a namespace, at most `max`, and how many there are.
+pub fn first(
+    objects: &Objects,
+    of: &Stored,
+    namespace: &str,
+    max: u64,
+) -> Result<(Vec<Object>, u64), Status> {
+    let range = Range { limit: max, ..Range::new(key::range(of, Some(namespace))) };
+    let answer = objects.view().range(&range).map_err(objects::stored)?;
+    Ok((answer.kvs.into_iter().map(Object::from).collect(), answer.count))
 }
 
 impl Default for Live {
@@ -159,11 +177,11 @@ impl Live {
 
     /// Follows the store as long as it is polled.
     pub async fn run(&self, objects: &Objects) {
-        let follow = |&(group, resource, version, kind, take): &(_, _, _, _, Take)| {
-            let of = stored(group, resource, version, kind);
-            async move { self.follow(objects, &of, take).await }
+        let follow = |&(group, resource, version, kind, take): &(_, _, _, _, Take)| async move {
+            self.follow(objects, &stored(group, resource, version, kind), take).await;
         };
-        join_all(SOURCES.iter().map(follow)).await;
+        let mut all: FuturesUnordered<_> = SOURCES.iter().map(follow).collect();
+        while all.next().await.is_some() {}
     }
 
     /// Waits until every table has been filled once.
@@ -195,34 +213,41 @@ impl Live {
         known: &mut HashSet<(String, String)>,
         first: &mut bool,
     ) -> Result<std::convert::Infallible, Status> {
-        let (there, revision) = objects.list(of, None)?;
-        let now: HashSet<_> = there.iter().map(|object| name_of(of, object)).collect();
-        let gone = known.difference(&now).cloned();
-        let gone = gone.map(|(namespace, name)| Event::Gone { namespace, name });
-        let events: Vec<Event> = gone.chain(there.into_iter().map(Event::Is)).collect();
-        take(self, &events);
-        *known = now;
+        let view = objects.view();
+        let revision = view.revision();
+        let mut pages = view.pages(Range::new(key::range(of, None)));
+        let mut gone = std::mem::take(known);
+        while let Some(page) = pages.next_page(PAGE_BYTES).map_err(objects::stored)? {
+            let there = page.into_iter().map(|kv| event(of, Some(Object::from(kv)), None));
+            let events: Vec<Event> = there.flatten().collect();
+            for it in &events {
+                let name = (it.namespace.clone(), it.name.clone());
+                gone.remove(&name);
+                known.insert(name);
+            }
+            take(self, &events);
+        }
+        drop((pages, view));
+        let gone = gone.into_iter();
+        let gone = gone.map(|(namespace, name)| Event { namespace, name, object: None });
+        take(self, &gone.collect::<Vec<_>>());
         if std::mem::take(first) {
             self.filled.send_modify(|count| *count += 1);
         }
         let mut feed = objects.feed(of, revision);
         loop {
             let changes = feed.next().await?;
-            let event = |change: &Arc<crate::objects::Change>| {
-                let (namespace, name) = name_of(of, &change.object);
-                match change.kind {
-                    ChangeKind::Deleted => Event::Gone { namespace, name },
-                    _ => Event::Is(change.object.clone()),
-                }
-            };
-            let events: Vec<Event> = changes.iter().map(event).collect();
-            for event in &events {
-                match event {
-                    Event::Is(object) => drop(known.insert(name_of(of, object))),
-                    Event::Gone { namespace, name } => {
-                        known.remove(&(namespace.clone(), name.clone()));
-                    }
-                }
+            let events = changes.iter().filter_map(|change| {
+                let is_there = change.kind != ChangeKind::Deleted;
+                event(of, is_there.then(|| change.object.clone()), Some(change.object.key()))
+            });
+            let events: Vec<Event> = events.collect();
+            for it in &events {
+                let name = (it.namespace.clone(), it.name.clone());
+                match it.object {
+                    Some(_) => known.insert(name),
+                    None => known.remove(&name),
+                };
             }
             take(self, &events);
         }
@@ -230,63 +255,54 @@ impl Live {
 
     fn roles_are(&self, events: &[Event], roles: bool) {
         let _writer = self.rbac_writer.lock();
-        let changes = events.iter().filter_map(|event| match event {
-            Event::Is(object) => {
-                let value = readable(object)?;
-                Some(if roles { rbac::Change::Role(value) } else { rbac::Change::Binding(value) })
-            }
-            Event::Gone { namespace, name } if roles => {
-                Some(rbac::Change::RoleGone { namespace, name })
-            }
-            Event::Gone { namespace, name } => Some(rbac::Change::BindingGone { namespace, name }),
+        let changes = events.iter().filter_map(|event| {
+            let Event { namespace, name, object } = event;
+            Some(match object {
+                Some(object) if roles => rbac::Change::Role(readable(object)?),
+                Some(object) => rbac::Change::Binding(readable(object)?),
+                None if roles => rbac::Change::RoleGone { namespace, name },
+                None => rbac::Change::BindingGone { namespace, name },
+            })
         });
         let next = self.rbac.load().after(changes);
         self.rbac.store(Arc::new(next));
     }
 }
 
-/// Namespace (empty for cluster scope) and name, as the key has them.
-fn name_of(of: &Stored, object: &Object) -> (String, String) {
-    let within = key::within(of, object.key()).unwrap_or_default();
+/// Names the object as its key does: of `object`, or of a `key` whose object is gone.
+fn event(of: &Stored, object: Option<Object>, key: Option<&Bytes>) -> Option<Event> {
+    let within = key::within(of, key.or(object.as_ref().map(Object::key))?)?;
     let (namespace, name) = within.split_once('/').unwrap_or(("", within));
-    (namespace.into(), name.into())
+    Some(Event { namespace: namespace.into(), name: name.into(), object })
 }
 
 fn readable(object: &Object) -> Option<&serde_json::Value> {
-    object
-        .value()
-        .inspect_err(|status| tracing::warn!(%status, "a live table skips an object"))
-        .ok()
+    let told = |status: &Status| tracing::warn!(%status, "a live table skips an object");
+    object.value().inspect_err(told).ok()
 }
 
 fn fill(table: &Table, events: &[Event]) {
-    for event in events {
-        match event {
-            Event::Is(object) => {
-                if let Some(value) = readable(object) {
-                    let text = |field: &str| value["metadata"][field].as_str().unwrap_or_default();
-                    table.is(text("namespace"), text("name"), object.clone());
-                }
-            }
-            Event::Gone { namespace, name } => table.gone(namespace, name),
+    for Event { namespace, name, object } in events {
+        match object {
+            Some(object) => table.is(namespace, name, object.clone()),
+            None => table.gone(namespace, name),
         }
     }
 }
 
 impl NodeGraph {
     fn take(&self, item: Item, events: &[Event]) {
-        for event in events {
-            match event {
-                Event::Gone { namespace, name } => self.gone(item, namespace, name),
-                Event::Is(object) => {
-                    let Some(value) = readable(object) else { continue };
-                    match item {
-                        Item::Pod => self.pod_is(value),
-                        Item::Volume => self.volume_is(value),
-                        _ => self.own_is(item, value),
-                    }
-                }
+        for Event { namespace, name, object } in events {
+            match (object.as_ref().map(readable), item) {
+                (None, _) => self.gone(item, namespace, name),
+                (Some(None), _) => {}
+                (Some(Some(pod)), Item::Pod) => self.pod_is(pod),
+                (Some(Some(volume)), Item::Volume) => self.volume_is(volume),
+                (Some(Some(own)), _) => self.own_is(item, own),
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,13 @@ impl Table {
         there.map(|(_, object)| object.clone()).collect()
     }
 
+    #[must_use]
+    pub fn has_within(&self, namespace: &str) -> bool {
+        let rows = self.rows.read();
+        let from = Bound::Included((namespace.to_owned(), String::new()));
+        rows.range((from, Bound::Unbounded)).next().is_some_and(|((of, _), _)| of == namespace)
+    }
+
     /// All, in the order of namespaces and names.
     #[must_use]
     pub fn all(&self) -> Vec<Object> {

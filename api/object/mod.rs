@@ -8,6 +8,7 @@ pub mod duration;
 pub mod meta;
 pub mod names;
 pub mod quantity;
+pub mod schedule;
 pub mod selector;
 pub mod time;
 

@@ -118,8 +118,7 @@ impl Feed {
         }
         match self.watcher.next().await {
             Ok(delivery) => {
-                let changes: Option<Vec<_>> =
-                    delivery.events.iter().map(|event| change(event)).collect();
+                let changes: Option<Vec<_>> = delivery.events.iter().map(change).collect();
                 changes.ok_or_else(|| self.end(self.too_old(delivery.revision)))
             }
             Err(cut) => Err(self.end(self.reason(&cut))),

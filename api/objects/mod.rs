@@ -249,3 +249,6 @@ fn proposed(error: Error) -> Status {
         Error::Membership(_) | Error::Directory { .. } => Status::internal(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -198,6 +198,7 @@ impl Writer<'_> {
             warnings: Vec::new(),
             annotations: Vec::new(),
             along: Vec::new(),
+            held: Vec::new(),
         }
     }
 

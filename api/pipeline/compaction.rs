@@ -54,3 +54,37 @@ impl Compaction {
         replica.status().borrow().leader == Some(replica.id())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kontiki_storage::revision::Revision;
+    use serde_json::json;
+
+    use super::*;
+    use crate::kinds::kind::Stored;
+    use crate::sandbox::Sandbox;
+
+    #[tokio::test]
+    async fn what_is_old_enough_is_forgotten() {
+        let sandbox = Sandbox::start().await;
+        let objects = sandbox.server.road().objects().clone();
+        let of = Stored {
+            group: "".into(),
+            resource: "things".into(),
+            version: "v1".into(),
+            kind: "Thing".into(),
+        };
+        let value = json!({"kind": "Thing", "apiVersion": "v1", "metadata": {"name": "a"}});
+        let one = objects.put(&of, "", "a", &value, Revision::ZERO).await.unwrap();
+        let compaction = Compaction::new(objects.clone()).every(Duration::from_millis(5));
+        let forgotten = async {
+            while objects.replica().store().compacted() < one.revision() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = compaction.run() => panic!("it goes on"),
+            () = forgotten => {}
+        }
+    }
+}

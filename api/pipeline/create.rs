@@ -110,10 +110,11 @@ impl Writer<'_> {
         attempt.warnings.extend(metadata::unite_owners(&mut object));
         body::default(kind, &mut object);
         metadata::begin(kind, &mut object, self.options.now);
-        if kind.has_status && !kind.hooks.keeps_status {
-            if let Some(fields) = object.as_object_mut() {
-                fields.remove("status");
-            }
+        if kind.has_status
+            && !kind.hooks.keeps_status
+            && let Some(fields) = object.as_object_mut()
+        {
+            fields.remove("status");
         }
         if let Some(prepare) = kind.hooks.prepare_create {
             prepare(&mut object);

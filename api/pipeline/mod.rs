@@ -126,3 +126,6 @@ impl Road {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,7 @@ pub(crate) async fn run(replica: Arc<Inner>, interval: Duration, stop: Cancellat
             }
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(interval / SAMPLES_PER_INTERVAL) => {}
             () = stop.cancelled() => return,
         }

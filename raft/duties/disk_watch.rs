@@ -30,6 +30,7 @@ pub(crate) async fn run(replica: Arc<Inner>) {
     let mut handed_over: Option<Instant> = None;
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(timeout / 4) => {}
             () = replica.stop.cancelled() => return,
         }

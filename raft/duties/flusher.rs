@@ -12,11 +12,13 @@ use std::sync::Arc;
 use kontiki_storage::revision::Index;
 
 use crate::replica::Inner;
+use crate::runtime::apart;
 
 /// Syncs the store by time and by bytes, until the replica stops.
 pub(crate) async fn run(replica: Arc<Inner>) {
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(replica.config.flush_interval) => {}
             () = replica.progress.flush_wanted.notified() => {}
             () = replica.stop.cancelled() => return,
@@ -35,7 +37,7 @@ pub(crate) async fn flush(replica: &Arc<Inner>) -> bool {
     let _alone = replica.flushing.lock().await;
     replica.progress.note_flush_begins();
     let store = replica.store().clone();
-    let synced = tokio::task::spawn_blocking(move || store.sync()).await;
+    let synced = apart(replica.tasks(), move || store.sync()).await;
     match synced {
         Ok(Ok((index, _mark))) => {
             replica.progress.note_durable(index);

@@ -205,6 +205,7 @@ impl Leases {
 pub(crate) async fn run(replica: Arc<Inner>, term: u64, stop: CancellationToken) {
     let leases = &replica.leases;
     tokio::select! {
+        biased;
         () = stop.cancelled() => {}
         () = keep(&replica, leases, term) => {}
     }
@@ -223,18 +224,19 @@ async fn keep(replica: &Arc<Inner>, leases: &Leases, term: u64) {
     loop {
         let next = leases.book.lock().queue.first().map(|(at, _)| *at);
         let due = next.map_or(checkpoint_at, |at| at.min(checkpoint_at));
-        tokio::select! {
-            update = changes.next() => match update {
+        if let Ok(update) = tokio::time::timeout_at(due, changes.next()).await {
+            match update {
                 Some(Update::Changes(changes)) => enter(leases, &changes),
                 Some(Update::Reload) => reload(replica, leases),
                 None => return,
-            },
-            () = tokio::time::sleep_until(due) => {
-                expire(replica, leases, term).await;
-                if Instant::now() >= checkpoint_at {
-                    checkpoint(replica, leases, term, interval).await;
-                    checkpoint_at = Instant::now() + interval;
-                }
+            }
+        }
+        // Looked at after every change, too: many of them must not keep a lease alive.
+        if Instant::now() >= due {
+            expire(replica, leases, term).await;
+            if Instant::now() >= checkpoint_at {
+                checkpoint(replica, leases, term, interval).await;
+                checkpoint_at = Instant::now() + interval;
             }
         }
     }

@@ -33,6 +33,7 @@ pub(crate) async fn run(replica: Arc<Inner>) {
             let mut duties = begin(&replica, term, &stop);
             let changed = status.wait_for(|s| s.role != Role::Leader || s.term != term);
             tokio::select! {
+                biased;
                 _ = changed => {}
                 () = replica.stop.cancelled() => {}
             }
@@ -43,6 +44,7 @@ pub(crate) async fn run(replica: Arc<Inner>) {
             return;
         }
         tokio::select! {
+            biased;
             changed = status.wait_for(|s| s.role == Role::Leader) => if changed.is_err() { return },
             () = replica.stop.cancelled() => return,
         }
@@ -73,6 +75,7 @@ async fn finish_membership_change(replica: Arc<Inner>, stop: CancellationToken) 
             }
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return,
         }

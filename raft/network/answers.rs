@@ -193,6 +193,7 @@ fn wire_error(error: &Error) -> wire::StoreError {
         Error::KeyNotFound => Wire::KeyNotFound(NOTHING),
         Error::LeaseNotFound(id) => Wire::LeaseNotFound(id.0),
         Error::LeaseExists(id) => Wire::LeaseExists(id.0),
+        Error::ConditionFailed => Wire::ConditionFailed(NOTHING),
         Error::NoSpace { path, free, reserved } => Wire::NoSpace(part::NoSpace {
             path: path.display().to_string(),
             free: *free,
@@ -239,6 +240,7 @@ fn error(error: wire::StoreError) -> Error {
         Wire::KeyNotFound(_) => Error::KeyNotFound,
         Wire::LeaseNotFound(id) => Error::LeaseNotFound(LeaseId(id)),
         Wire::LeaseExists(id) => Error::LeaseExists(LeaseId(id)),
+        Wire::ConditionFailed(_) => Error::ConditionFailed,
         Wire::NoSpace(of) => {
             Error::NoSpace { path: PathBuf::from(of.path), free: of.free, reserved: of.reserved }
         }

@@ -4,7 +4,7 @@
 //! Keeps: what it tells the sender is honest. A message that found no way was [`LinkError::NotSent`]; one
 //! that vanished on the way, or whose answer did, is [`LinkError::Unknown`], and only when the time is up,
 //! as with a real peer that falls silent.
-//! Keeps: on one thread and paused time a seed gives the same run. Time is tokio's.
+//! Keeps: what it does follows from the seed and from the order in which it is called. Time is tokio's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -19,8 +19,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::pipeline::{Pipeline, Window};
 use super::*;
 
-/// How long a snapshot may take; other messages bring their own deadline.
-const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a snapshot may take; other messages bring their own deadline. One that vanishes is missed
+/// after about as long as a real connection's keep-alive takes to find out.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What befalls messages. The default is a network without faults or delay.
 #[derive(Clone, Debug, Default, PartialEq)]

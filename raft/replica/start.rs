@@ -32,8 +32,9 @@ use crate::outbound::{Outbound, WAS_REMOVED};
 use crate::progress::{Applied, Progress};
 use crate::read::{self, Barriers};
 use crate::replica::{Config, Inner, Role, Status, status};
+use crate::runtime::aside;
 use crate::snapshots::Snapshots;
-use crate::state_machine::{StateMachine, aside};
+use crate::state_machine::StateMachine;
 use crate::types::{ClusterId, NodeId, Peer, Raft};
 
 /// Bytes of log that are read and applied at a time while a member starts.
@@ -304,6 +305,7 @@ pub(crate) async fn halt(inner: &Arc<Inner>) {
 async fn watch_log(inner: Arc<Inner>) {
     let mut failed = inner.log.failed();
     let reason = tokio::select! {
+        biased;
         failed = failed.wait_for(Option::is_some) => match failed {
             Ok(reason) => reason.as_ref().map_or_else(String::new, ToString::to_string),
             Err(_) => "it was closed".into(),
@@ -337,6 +339,7 @@ async fn follow(inner: Arc<Inner>) {
     let pause = Duration::from_millis(inner.config.election_timeout_ms.0 / 2);
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(pause) => {}
             () = inner.stop.cancelled() => return,
         }

@@ -47,6 +47,7 @@ pub(crate) async fn run(replica: Arc<Inner>) {
     let mut metrics = replica.raft().metrics();
     let mut members_at = None;
     loop {
+        let mut moved = false;
         let mut now = {
             let metrics = metrics.borrow_and_update();
             if let Err(fatal) = &metrics.running_state {
@@ -55,10 +56,14 @@ pub(crate) async fn run(replica: Arc<Inner>) {
             }
             let at = *metrics.membership_config.log_id();
             if std::mem::replace(&mut members_at, at) != at {
-                replica.forget_removed();
+                moved = true;
             }
             describe(&metrics)
         };
+        // Not under the lock of the metrics: it reads them.
+        if moved {
+            replica.redirect();
+        }
         now.applied = replica.progress.applied();
         now.durable = replica.progress.durable();
         if replica.was_removed(replica.id) {
@@ -75,6 +80,7 @@ pub(crate) async fn run(replica: Arc<Inner>) {
             true
         });
         tokio::select! {
+            biased;
             changed = metrics.changed() => if changed.is_err() { return },
             () = replica.stop.cancelled() => return,
         }

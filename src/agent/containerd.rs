@@ -78,6 +78,7 @@ impl Places {
              sandbox_image = {pause:?}\n\
              stream_server_address = \"127.0.0.1\"\n\
              stream_server_port = \"0\"\n\
+             restrict_oom_score_adj = {restricted}\n\
              [plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
              bin_dir = {plugins:?}\n\
              conf_dir = {network:?}\n\
@@ -87,6 +88,7 @@ impl Places {
             state = self.run.join("containerd"),
             socket = self.socket(),
             pause = own::PAUSE,
+            restricted = !may_protect_from_the_kernel(),
             network = self.network(),
             snapshotter = self.snapshotter(),
         )
@@ -207,6 +209,7 @@ impl Places {
             .stderr(log)
             // A signal from the terminal is for us; we tell it.
             .process_group(0)
+            .kill_on_drop(true)
             .spawn()
             .map_err(|error| {
                 format!(
@@ -238,6 +241,16 @@ impl Places {
             sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// Whether processes may be made less likely to be killed when memory runs out. Where not, as within many
+/// containers, a runtime that tried could start nothing.
+fn may_protect_from_the_kernel() -> bool {
+    const SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = mask.and_then(|it| u64::from_str_radix(it.trim(), 16).ok());
+    mask.is_some_and(|it| it & (1 << SYS_RESOURCE) != 0)
 }
 
 /// Asks it to end, and kills it if it does not.

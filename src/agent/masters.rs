@@ -6,7 +6,6 @@
 //! Keeps: after a broken stream the full set is told again; there is no partial repair.
 //! Never: keeps a copy of a secret.
 
-
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};

@@ -277,6 +277,8 @@ impl Options {
             host: host_name(),
             tls_san: all.tls_san,
             certificate_life: life.0,
+            loops: true,
+            node: None,
             snapshots: (!interval.0.is_zero() && retention > 0)
                 .then_some(Schedule { interval: interval.0, retention }),
         })

@@ -71,6 +71,7 @@ struct Node {
 /// What of all this can be started so far.
 enum Plan {
     Master,
+    Api,
     MasterAndNode,
     Node,
     Controllers,
@@ -92,12 +93,14 @@ impl Start {
                     }
                     (Plan::Controllers, options)
                 }
-                Some(Part::Api) | None => (Plan::Master, options),
+                Some(Part::Api) => (Plan::Api, options),
+                None => (Plan::Master, options),
             },
         };
         let given = options.with_file()?;
         let all = given.clone().complete()?;
-        let settings = all.clone().master(&given)?;
+        let mut settings = all.clone().master(&given)?;
+        settings.loops = !matches!(plan, Plan::Api);
         let node_settings = all.clone().node(&given)?;
         if let Some(path) = &all.write_config {
             return all.write(path);
@@ -107,10 +110,8 @@ impl Start {
         match plan {
             Plan::Node => return run(node::run(node_settings)),
             Plan::Controllers => return Err(not_there("controllers")),
-            Plan::MasterAndNode => {
-                tracing::warn!("a master has no node beside it yet: only the master is started");
-            }
-            Plan::Master => {}
+            Plan::MasterAndNode => settings.node = Some(node_settings),
+            Plan::Master | Plan::Api => {}
         }
         run(master::run(settings))
     }

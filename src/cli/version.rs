@@ -1,7 +1,7 @@
 //! `kontiki version`.
 
 use clap::Args;
-use kontiki_api::cluster::KUBERNETES;
+use kontiki_api::http::KUBERNETES;
 use serde::Serialize;
 
 use super::output::Output;

@@ -16,11 +16,46 @@ use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::{Informers, Key, Metrics, Queue, Reconcile, Recorder, run};
 
+mod amount;
+mod certificates;
+mod cluster_role_aggregation;
+mod cron_job;
+mod daemon_set;
+mod deployment;
+mod disruption;
+mod disruption_target;
+mod dynamic;
+mod endpoint;
+mod endpoint_slice;
+mod endpoint_slice_mirroring;
+mod garbage;
+mod job;
+#[cfg(test)]
+mod live_tests;
+mod namespace;
+mod node_ipam;
+mod node_lifecycle;
 mod ownership;
+mod persistent_volume;
+mod pod_garbage;
+mod pod_writer;
 mod pods;
 mod replica_set;
+mod resource_quota;
+mod revisions;
 mod root_ca;
 mod service_account;
+mod service_account_token;
+mod service_cidr;
+mod slices;
+mod stateful_set;
+mod taint_eviction;
+mod taints;
+mod template;
+mod token_cleaner;
+mod ttl;
+mod ttl_after_finished;
+mod volume_protection;
 
 /// Workers of a loop that says nothing else (upstream's `--concurrent-*` defaults are 5 for most).
 const WORKERS: usize = 5;
@@ -95,6 +130,138 @@ pub const ROSTER: &[Entry] = &[
         start: root_ca::start,
     },
     Entry {
+        name: "namespace-controller",
+        about: "empties namespaces that are going",
+        on_by_default: true,
+        start: namespace::start,
+    },
+    Entry {
+        name: "garbage-collector-controller",
+        about: "deletes what has lost its owners",
+        on_by_default: true,
+        start: garbage::start,
+    },
+    Entry {
+        name: "endpointslice-controller",
+        about: "the EndpointSlices of services that select pods",
+        on_by_default: true,
+        start: endpoint_slice::start,
+    },
+    Entry {
+        name: "endpoints-controller",
+        about: "the Endpoints of services that select pods",
+        on_by_default: true,
+        start: endpoint::start,
+    },
+    Entry {
+        name: "endpointslice-mirroring-controller",
+        about: "Endpoints that people keep, as EndpointSlices",
+        on_by_default: true,
+        start: endpoint_slice_mirroring::start,
+    },
+    Entry {
+        name: "node-lifecycle-controller",
+        about: "what is heard of nodes, in conditions and taints",
+        on_by_default: true,
+        start: node_lifecycle::start,
+    },
+    Entry {
+        name: "taint-eviction-controller",
+        about: "pods on nodes that they do not tolerate",
+        on_by_default: true,
+        start: taint_eviction::start,
+    },
+    Entry {
+        name: "pod-garbage-collector-controller",
+        about: "pods that nobody else takes away",
+        on_by_default: true,
+        start: pod_garbage::start,
+    },
+    Entry {
+        name: "disruption-controller",
+        about: "the status of PodDisruptionBudgets",
+        on_by_default: true,
+        start: disruption::start,
+    },
+    Entry {
+        name: "node-ipam-controller",
+        about: "each node's piece of the pod network",
+        on_by_default: true,
+        start: node_ipam::start,
+    },
+    Entry {
+        name: "ttl-controller",
+        about: "how long agents may keep secrets and config maps",
+        on_by_default: true,
+        start: ttl::start,
+    },
+    Entry {
+        name: "clusterrole-aggregation-controller",
+        about: "the rules of ClusterRoles that gather others",
+        on_by_default: true,
+        start: cluster_role_aggregation::start,
+    },
+    Entry {
+        name: "certificatesigningrequest-approving-controller",
+        about: "approves the certificates that nodes ask for themselves",
+        on_by_default: true,
+        start: certificates::approving::start,
+    },
+    Entry {
+        name: "certificatesigningrequest-signing-controller",
+        about: "signs approved certificate requests",
+        on_by_default: true,
+        start: certificates::signing::start,
+    },
+    Entry {
+        name: "certificatesigningrequest-cleaner-controller",
+        about: "certificate requests that nobody needs any more",
+        on_by_default: true,
+        start: certificates::cleaning::start,
+    },
+    Entry {
+        name: "token-cleaner-controller",
+        about: "bootstrap tokens whose time is over",
+        on_by_default: true,
+        start: token_cleaner::start,
+    },
+    Entry {
+        name: "resourcequota-controller",
+        about: "what quotas limit, counted anew",
+        on_by_default: true,
+        start: resource_quota::start,
+    },
+    Entry {
+        name: "serviceaccount-token-controller",
+        about: "Secrets that ask for a ServiceAccount's token",
+        on_by_default: true,
+        start: service_account_token::start,
+    },
+    Entry {
+        name: "service-cidr-controller",
+        about: "whether ServiceCIDRs are ready, and may go",
+        on_by_default: true,
+        start: service_cidr::start,
+    },
+    Entry {
+        name: "persistentvolumeclaim-protection-controller",
+        about: "claims that pods use",
+        on_by_default: true,
+        start: volume_protection::start_claims,
+    },
+    Entry {
+        name: "persistentvolume-protection-controller",
+        about: "volumes that claims use",
+        on_by_default: true,
+        start: volume_protection::start_volumes,
+    },
+    Entry {
+        name: "persistentvolume-binder-controller",
+        about: "brings claims and volumes together, and makes directories on nodes",
+        on_by_default: true,
+        start: persistent_volume::start,
+    },
+    Entry {
         name: "replicaset-controller",
         about: "the pods of ReplicaSets",
         on_by_default: true,
@@ -105,6 +272,42 @@ pub const ROSTER: &[Entry] = &[
         about: "the pods of ReplicationControllers",
         on_by_default: true,
         start: replica_set::start_replication_controllers,
+    },
+    Entry {
+        name: "deployment-controller",
+        about: "the ReplicaSets of Deployments, and their rollouts",
+        on_by_default: true,
+        start: deployment::start,
+    },
+    Entry {
+        name: "daemonset-controller",
+        about: "one pod of each DaemonSet on every node it belongs on",
+        on_by_default: true,
+        start: daemon_set::start,
+    },
+    Entry {
+        name: "statefulset-controller",
+        about: "the pods of StatefulSets, with names and claims of their own",
+        on_by_default: true,
+        start: stateful_set::start,
+    },
+    Entry {
+        name: "job-controller",
+        about: "the pods of Jobs, each counted once",
+        on_by_default: true,
+        start: job::start,
+    },
+    Entry {
+        name: "cronjob-controller",
+        about: "Jobs that are due again and again",
+        on_by_default: true,
+        start: cron_job::start,
+    },
+    Entry {
+        name: "ttl-after-finished-controller",
+        about: "the end of Jobs that ended long enough ago",
+        on_by_default: true,
+        start: ttl_after_finished::start,
     },
 ];
 

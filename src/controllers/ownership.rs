@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use k8s_openapi::ListableResource;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kontiki_api::Status;
 use kontiki_api::client::{Client, PatchKind, Typed};
 use kontiki_api::error::Reason;
 use serde_json::json;
 
-use crate::reconcile::Informer;
+use crate::reconcile::{Delta, Informer, Key, Queue, labels};
 
 /// The owner that controls an object, if one does.
 #[must_use]
@@ -178,6 +178,39 @@ pub fn candidates<K: Typed + ListableResource>(
     let mut found = informer.by_index(BY_CONTROLLER, owner.uid.as_deref().unwrap_or_default());
     found.extend(informer.by_index(ORPHANS, owner.namespace.as_deref().unwrap_or_default()));
     found
+}
+
+/// Whom a change of an object concerns: its controller, the one it had before, or for an orphan all that select it.
+pub fn enqueue_owner<O, K>(
+    delta: &Delta<'_, K>,
+    owners: &Informer<O>,
+    queue: &Queue<Key>,
+    selector: impl Fn(&O) -> LabelSelector,
+) where
+    O: Typed + ListableResource,
+    K: Typed + ListableResource,
+{
+    let of = |metadata: &ObjectMeta| {
+        let owner = controller_of(metadata)
+            .filter(|owner| owner.kind == O::KIND && owner.api_version == O::API_VERSION)?;
+        Some(Key::new(metadata.namespace.as_deref().unwrap_or_default(), &owner.name))
+    };
+    if let Delta::Updated { old, new } = delta
+        && controller_of(old.metadata()) != controller_of(new.metadata())
+        && let Some(before) = of(old.metadata())
+    {
+        queue.add(before);
+    }
+    let metadata = delta.object().metadata();
+    if let Some(owner) = of(metadata) {
+        queue.add(owner);
+    } else if controller_of(metadata).is_none() && !matches!(delta, Delta::Deleted(_)) {
+        for owner in owners.in_namespace(metadata.namespace.as_deref().unwrap_or_default()) {
+            if labels::selects(&selector(&owner), metadata) {
+                queue.add(Key::of(owner.metadata()));
+            }
+        }
+    }
 }
 
 #[cfg(test)]

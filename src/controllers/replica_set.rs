@@ -1,32 +1,30 @@
 //! Keeps the number of pods that a ReplicaSet, or its elder the ReplicationController, asks for.
 //!
-//! Keeps: never more pods than asked for because the informer is behind (see `reconcile::pending`); creates go out
-//! in groups that double while they succeed, so that a template nobody admits costs one request, not hundreds.
+//! Keeps: never more pods than asked for because the informer is behind (see `reconcile::pending`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
 use k8s_openapi::ListableResource;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::{
     Pod, PodTemplateSpec, ReplicationController, ReplicationControllerCondition,
     ReplicationControllerSpec,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use kontiki_api::Status;
-use kontiki_api::client::{Client, DeleteOptions, Preconditions, Typed};
+use kontiki_api::client::{Client, Typed};
 use kontiki_api::error::Reason;
 use kontiki_api::object::time::{Clock, Timestamp};
 
-use super::ownership::{candidates, claim_all, controller_of, index_by_controller, reference_to};
+use super::ownership::{candidates, claim_all, enqueue_owner, index_by_controller, reference_to};
+use super::pod_writer::PodWriter;
 use super::{Context, Loop, WORKERS, pods};
-use crate::reconcile::{Delta, Informer, Key, Next, Pending, Queue, Reconcile, Recorder, labels};
+use crate::reconcile::{Informer, Key, Next, Reconcile, labels};
 
 /// Pods that one look creates or deletes at most.
 const BURST: usize = 500;
-const GROUP_FIRST: usize = 1;
 /// How soon a key is looked at again whose own changes have not been seen yet.
 const UNSEEN_RETRY: Duration = Duration::from_secs(2);
 
@@ -64,11 +62,10 @@ struct Failure {
 
 struct Controller<K> {
     client: Client,
-    recorder: Recorder,
     clock: Clock,
     owners: Informer<K>,
     pods: Informer<Pod>,
-    pending: Pending,
+    writer: PodWriter,
 }
 
 pub fn start(context: &Context) -> Vec<Loop> {
@@ -90,42 +87,16 @@ fn prepare<K: Replicated>(context: &Context) -> Loop {
     });
     pods.on({
         let (queue, owners) = (queue.clone(), owners.clone());
-        move |delta| enqueue_owner(delta, &owners, &queue)
+        move |delta| enqueue_owner(delta, &owners, &queue, K::selector)
     });
     let controller = Controller {
         client: context.client(K::NAME),
-        recorder: context.recorder.of(K::NAME),
+        writer: PodWriter::new(context.client(K::NAME), context.recorder.of(K::NAME)),
         clock: context.clock.clone(),
         owners,
         pods,
-        pending: Pending::default(),
     };
     Loop::new(controller, queue, WORKERS)
-}
-
-/// Whom a change of a pod concerns: its controller, the one it had before, or for an orphan all that select it.
-fn enqueue_owner<K: Replicated>(delta: &Delta<'_, Pod>, owners: &Informer<K>, queue: &Queue<Key>) {
-    let of = |metadata: &ObjectMeta| {
-        let owner = controller_of(metadata)
-            .filter(|owner| owner.kind == K::KIND && owner.api_version == K::API_VERSION)?;
-        Some(Key::new(metadata.namespace.as_deref().unwrap_or_default(), &owner.name))
-    };
-    if let Delta::Updated { old, new } = delta
-        && controller_of(&old.metadata) != controller_of(&new.metadata)
-        && let Some(before) = of(&old.metadata)
-    {
-        queue.add(before);
-    }
-    let metadata = &delta.object().metadata;
-    if let Some(owner) = of(metadata) {
-        queue.add(owner);
-    } else if controller_of(metadata).is_none() && !matches!(delta, Delta::Deleted(_)) {
-        for owner in owners.in_namespace(metadata.namespace.as_deref().unwrap_or_default()) {
-            if labels::selects(&owner.selector(), metadata) {
-                queue.add(Key::of(owner.metadata()));
-            }
-        }
-    }
 }
 
 impl<K: Replicated> Reconcile for Controller<K> {
@@ -137,7 +108,7 @@ impl<K: Replicated> Reconcile for Controller<K> {
 
     async fn reconcile(&self, key: &Key) -> Result<Next, Status> {
         let Some(owner) = self.owners.get(key) else {
-            self.pending.forget(key);
+            self.writer.forget(key);
             return Ok(Next::WhenChanged);
         };
         let selector = owner.selector();
@@ -147,7 +118,7 @@ impl<K: Replicated> Reconcile for Controller<K> {
         let owned = claim_all(&self.client, owner.as_ref(), found, selected).await?;
         let active: Vec<_> = owned.into_iter().filter(|pod| pods::is_active(pod)).collect();
 
-        let seen = self.pending.seen(key, &self.pods);
+        let seen = self.writer.seen(key, &self.pods);
         let going = owner.metadata().deletion_timestamp.is_some();
         let mut failed = None;
         if seen && !going {
@@ -171,72 +142,15 @@ impl<K: Replicated> Controller<K> {
         } else {
             let crowd = crowds(active);
             let too_many = surplus(active, wanted, &crowd);
-            self.delete(key, owner, &too_many[..too_many.len().min(BURST)]).await
+            let gone = too_many.iter().take(BURST).map(AsRef::as_ref);
+            self.writer.delete_all(key, owner, gone).await
         }
     }
 
     async fn create(&self, key: &Key, owner: &K, count: usize) -> Result<(), Status> {
         let Some(template) = owner.template() else { return Ok(()) };
         let pod = pods::from_template(template, &key.namespace, &key.name, reference_to(owner));
-        let (mut left, mut group) = (count, GROUP_FIRST);
-        while left > 0 {
-            let size = group.min(left);
-            let results = join_all((0..size).map(|_| self.client.create(&pod))).await;
-            for result in &results {
-                match result {
-                    Ok(made) => {
-                        self.pending.wrote(key, made);
-                        let name = made.metadata.name.as_deref().unwrap_or_default();
-                        self.recorder.normal(
-                            owner,
-                            "SuccessfulCreate",
-                            format!("Created pod: {name}"),
-                        );
-                    }
-                    // The namespace is going: whatever is made now goes with it.
-                    Err(status) if super::service_account::is_settled(status) => {}
-                    Err(status) => self.recorder.warning(
-                        owner,
-                        "FailedCreate",
-                        format!("Error creating: {status}"),
-                    ),
-                }
-            }
-            if let Some(failed) = results.into_iter().find_map(Result::err) {
-                return if super::service_account::is_settled(&failed) {
-                    Ok(())
-                } else {
-                    Err(failed)
-                };
-            }
-            left -= size;
-            group *= 2;
-        }
-        Ok(())
-    }
-
-    async fn delete(&self, key: &Key, owner: &K, pods: &[Arc<Pod>]) -> Result<(), Status> {
-        let results = join_all(pods.iter().map(|pod| async {
-            let name = pod.metadata.name.as_deref().unwrap_or_default();
-            let uid = pod.metadata.uid.clone();
-            let preconditions = Some(Preconditions { uid, resource_version: None });
-            let options = DeleteOptions { preconditions, ..DeleteOptions::default() };
-            match self.client.delete::<Pod>(&key.namespace, name, &options).await {
-                Ok(()) => {
-                    self.pending.deleted(key, pod.as_ref());
-                    self.recorder.normal(owner, "SuccessfulDelete", format!("Deleted pod: {name}"));
-                    Ok(())
-                }
-                Err(status) if status.is(Reason::NotFound) => Ok(()),
-                Err(status) => {
-                    let message = format!("Error deleting: {status}");
-                    self.recorder.warning(owner, "FailedDelete", message);
-                    Err(status)
-                }
-            }
-        }))
-        .await;
-        results.into_iter().collect()
+        self.writer.create(key, owner, &vec![pod; count]).await
     }
 
     /// Writes the status if it changed. Tells when the next ready pod becomes available.

@@ -13,6 +13,7 @@ pub mod informer;
 pub mod labels;
 pub mod leadership;
 pub mod metrics;
+pub mod node_rules;
 pub mod pending;
 pub mod queue;
 pub mod runner;

@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use kontiki_api::cluster::token::Token;
 use kontiki_api::cluster::wire::{ClusterSettings, MasterRecord, id_of};
-use kontiki_api::cluster::{self, Front, Health};
+use kontiki_api::cluster::{self, Front};
+use kontiki_api::etcd;
 use kontiki_api::listener::{Listener, TlsSource};
+use kontiki_api::object::time::Clock;
 use kontiki_raft::network::grpc;
 use kontiki_raft::replica::Role;
 use kontiki_raft::storage::Index;
@@ -24,9 +26,10 @@ use rand::RngExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::kube::{self, Kube};
 use super::place::{self, Place};
 use super::ports::{self, Bound};
-use super::{address, backups, join, strays};
+use super::{address, backups, join, node, strays};
 use crate::failure::Failure;
 use crate::pki::{self, Beginning, Origin, Renewal};
 use crate::tasks::{Rule, Tasks};
@@ -59,6 +62,10 @@ pub struct Settings {
     pub tls_san: Vec<String>,
     pub certificate_life: Duration,
     pub snapshots: Option<Schedule>,
+    /// Controllers and scheduler run here when this master leads.
+    pub loops: bool,
+    /// A node in the same process.
+    pub node: Option<node::Settings>,
 }
 
 /// A cluster to join, and what lets one in.
@@ -209,7 +216,7 @@ impl Master {
         let record = MasterRecord {
             id: id_of(identity.node),
             name: settings.name.clone(),
-            api: format!("https://{}", host_and_port(settings.advertise, ports.api)),
+            api: kube::url(settings.advertise, ports.api),
             release: RELEASE.into(),
         };
         let front = Front::new(cluster::Parts {
@@ -218,9 +225,11 @@ impl Master {
             me: record.clone(),
             settings: origin.settings.clone(),
         });
-        let health = Health::new(replica.clone());
-        let api_router = health.router().merge(front.public());
-        let store_router = health.store_router().merge(front.private());
+        let kube =
+            Kube::new(replica.clone(), &*material, &origin.settings, &record.api, stop.clone())?;
+        let api_router = front.public().merge(kube.server.router());
+        let store_router =
+            front.private().merge(etcd::router(replica.clone(), etcd::Config::new(etcd_clock())));
         let fronts_ended = CancellationToken::new();
         tasks.start("fronts", Rule::EndsAll, {
             let api = Listener::adopt(api, api_tls)?;
@@ -237,6 +246,33 @@ impl Master {
         });
         ports::tell(&directory.run(), ports)?;
 
+        tasks.start("API server", Rule::EndsAll, {
+            let server = kube.server.clone();
+            async move {
+                server.run().await;
+                Ok(())
+            }
+        });
+        tasks.start(
+            "service kubernetes",
+            Rule::EndsAll,
+            kube.keep_service(cluster::Records::new(replica.clone()), stop.clone()),
+        );
+        if settings.loops {
+            tasks.start("controllers", Rule::EndsAll, kube.lead(stop.clone()));
+        }
+        if let Some(node) = settings.node {
+            let node = node::Settings { name: settings.name.clone(), ..node };
+            let (server, stop) = (kube.server.clone(), stop.clone());
+            tasks.start("node", Rule::MayEnd, async move {
+                tokio::select! {
+                    () = server.ready() => {}
+                    () = stop.cancelled() => return Ok(()),
+                }
+                node::beside(node, server.client("kontiki-agent"), stop).await;
+                Ok(())
+            });
+        }
         tasks.start("replica", Rule::EndsAll, {
             let (replica, stop) = (replica.clone(), stop.clone());
             async move { watch(replica, stop).await }
@@ -245,7 +281,6 @@ impl Master {
             let (replica, stop) = (replica.clone(), stop.clone());
             async move {
                 stop.cancelled().await;
-                health.stop();
                 wind_down(&replica, &fronts_ended).await;
                 peers_stop.cancel();
                 Ok(())
@@ -342,6 +377,11 @@ fn me(settings: &Settings, bound: &Bound) -> Peer {
         address: host_and_port(settings.advertise, bound.ports.peer),
         client_urls: reached.map(url).into_iter().collect(),
     }
+}
+
+/// The time of day in seconds, as etcd's front wants it for its tokens.
+fn etcd_clock() -> etcd::Clock {
+    Arc::new(|| u64::try_from(Clock::System.now().as_seconds()).unwrap_or(0))
 }
 
 /// Where the API is reached from this machine.

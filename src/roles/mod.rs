@@ -8,5 +8,7 @@ pub mod ports;
 mod address;
 mod backups;
 mod join;
+mod kube;
+mod loops;
 mod place;
 mod strays;

@@ -174,7 +174,7 @@ impl Transaction {
 }
 
 impl Compare {
-    fn holds<S: State>(&self, state: &mut S) -> Result<bool, Error> {
+    pub(super) fn holds<S: State>(&self, state: &mut S) -> Result<bool, Error> {
         let (mut any, mut all) = (false, true);
         if let KeyRange::One(key) = &self.range {
             if let Some(kv) = state.newest(key)? {

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::record::LeaseId;
 use crate::request::{
-    Bounds, Compare, Delete, KeyRange, Operand, Operation, Order, Put, Range, Relation,
-    TRANSACTION_DEPTH_MAX, Target, Transaction,
+    Bounds, Compare, Condition, Delete, Guarded, KeyRange, Operand, Operation, Order, Put, Range,
+    Relation, TRANSACTION_DEPTH_MAX, Target, Transaction,
 };
 use crate::revision::Revision;
 
@@ -123,6 +123,21 @@ fn transaction() -> impl Strategy<Value = Transaction> {
 }
 
 fn command() -> impl Strategy<Value = Command> {
+    let condition = prop_oneof![
+        compare().prop_map(Condition::Compare),
+        (lease(), prop::collection::vec(range_of_keys(), 0..3))
+            .prop_map(|(id, ranges)| Condition::LeaseWithin { id, ranges }),
+    ];
+    let conditions = prop::collection::vec(condition, 0..3);
+    prop_oneof![
+        4 => plain_command(),
+        1 => (conditions, plain_command()).prop_map(|(conditions, command)| {
+            Command::Guarded(Guarded { conditions, command: Box::new(command) })
+        }),
+    ]
+}
+
+fn plain_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         put().prop_map(Command::Put),
         delete().prop_map(Command::Delete),

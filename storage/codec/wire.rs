@@ -18,7 +18,7 @@ pub(super) struct Commands {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Command {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     kind: Option<Kind>,
 }
 
@@ -40,6 +40,38 @@ enum Kind {
     LeaseExpire(LeaseExpire),
     #[prost(message, tag = "8")]
     LeaseCheckpoint(LeaseCheckpoint),
+    #[prost(message, tag = "9")]
+    Guarded(Guarded),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Guarded {
+    #[prost(message, repeated, tag = "1")]
+    conditions: Vec<Condition>,
+    #[prost(message, optional, boxed, tag = "2")]
+    command: Option<Box<Command>>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Condition {
+    #[prost(oneof = "ConditionKind", tags = "1, 2")]
+    kind: Option<ConditionKind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum ConditionKind {
+    #[prost(message, tag = "1")]
+    Compare(Compare),
+    #[prost(message, tag = "2")]
+    LeaseWithin(LeaseWithin),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct LeaseWithin {
+    #[prost(sint64, tag = "1")]
+    id: i64,
+    #[prost(message, repeated, tag = "2")]
+    ranges: Vec<Keys>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -211,6 +243,7 @@ impl From<&request::Command> for Command {
                     term: *term,
                 })
             }
+            request::Command::Guarded(guarded) => Kind::Guarded(guarded.into()),
         };
         Command { kind: Some(kind) }
     }
@@ -241,6 +274,52 @@ impl TryFrom<Command> for request::Command {
                 let remaining_ms = ids.into_iter().map(LeaseId).zip(remaining_ms).collect();
                 request::Command::LeaseCheckpoint { remaining_ms, term }
             }
+            Kind::Guarded(guarded) => request::Command::Guarded(guarded.try_into()?),
+        })
+    }
+}
+
+impl From<&request::Guarded> for Guarded {
+    fn from(guarded: &request::Guarded) -> Guarded {
+        let condition = |condition: &request::Condition| match condition {
+            request::Condition::Compare(compare) => ConditionKind::Compare(compare.into()),
+            request::Condition::LeaseWithin { id, ranges } => {
+                let ranges = ranges.iter().map(Keys::from).collect();
+                ConditionKind::LeaseWithin(LeaseWithin { id: id.0, ranges })
+            }
+        };
+        let kinds = guarded.conditions.iter().map(condition);
+        Guarded {
+            conditions: kinds.map(|kind| Condition { kind: Some(kind) }).collect(),
+            command: Some(Box::new(guarded.command.as_ref().into())),
+        }
+    }
+}
+
+impl TryFrom<Guarded> for request::Guarded {
+    type Error = Error;
+
+    fn try_from(guarded: Guarded) -> Result<request::Guarded, Error> {
+        let condition = |condition: Condition| {
+            Ok(match condition.kind.ok_or_else(|| malformed("the kind of a condition"))? {
+                ConditionKind::Compare(compare) => request::Condition::Compare(compare.try_into()?),
+                ConditionKind::LeaseWithin(LeaseWithin { id, ranges }) => {
+                    let ranges = ranges.into_iter().map(|range| keys(Some(range)));
+                    request::Condition::LeaseWithin {
+                        id: LeaseId(id),
+                        ranges: ranges.collect::<Result<_, Error>>()?,
+                    }
+                }
+            })
+        };
+        let command = guarded.command.ok_or_else(|| malformed("a guarded command"))?;
+        Ok(request::Guarded {
+            conditions: guarded
+                .conditions
+                .into_iter()
+                .map(condition)
+                .collect::<Result<_, Error>>()?,
+            command: Box::new((*command).try_into()?),
         })
     }
 }

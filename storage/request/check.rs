@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::{
-    Command, Delete, KeyRange, LEASE_TTL_MAX_S, Operation, Put, Range, TRANSACTION_DEPTH_MAX,
-    TRANSACTION_OPERATIONS_MAX, Transaction,
+    Command, Condition, Delete, Guarded, KeyRange, LEASE_TTL_MAX_S, Operation, Put, Range,
+    TRANSACTION_DEPTH_MAX, TRANSACTION_OPERATIONS_MAX, Transaction,
 };
 use crate::error::Error;
 
@@ -33,6 +33,7 @@ impl Command {
             | Command::LeaseRevoke { .. }
             | Command::LeaseExpire { .. }
             | Command::LeaseCheckpoint { .. } => Ok(()),
+            Command::Guarded(guarded) => guarded.check(),
         }
     }
 
@@ -46,6 +47,7 @@ impl Command {
             Command::Compact(_) | Command::LeaseGrant { .. } | Command::LeaseRevoke { .. } => 0,
             Command::LeaseExpire { ids, .. } => ids.len() * 8,
             Command::LeaseCheckpoint { remaining_ms, .. } => remaining_ms.len() * 16,
+            Command::Guarded(guarded) => guarded.weight(),
         };
         COMMAND_BYTES + own
     }
@@ -61,7 +63,29 @@ impl Command {
             | Command::LeaseRevoke { .. }
             | Command::LeaseExpire { .. }
             | Command::LeaseCheckpoint { .. } => false,
+            Command::Guarded(guarded) => guarded.command.adds_data(),
         }
+    }
+}
+
+impl Guarded {
+    fn check(&self) -> Result<(), Error> {
+        if let Command::Guarded(_) = *self.command {
+            return Err(Error::TooManyOperations { given: 2, max: 1 });
+        }
+        self.conditions.iter().try_for_each(|condition| match condition {
+            Condition::Compare(compare) => compare.range.check(),
+            Condition::LeaseWithin { ranges, .. } => ranges.iter().try_for_each(KeyRange::check),
+        })?;
+        self.command.check()
+    }
+
+    fn weight(&self) -> usize {
+        let conditions = self.conditions.iter().map(|condition| match condition {
+            Condition::Compare(compare) => compare.range.weight(),
+            Condition::LeaseWithin { ranges, .. } => ranges.iter().map(KeyRange::weight).sum(),
+        });
+        conditions.sum::<usize>() + self.command.weight()
     }
 }
 
@@ -317,6 +341,24 @@ mod tests {
         let too_large =
             Error::LeaseTtlTooLarge { ttl_s: LEASE_TTL_MAX_S + 1, max: LEASE_TTL_MAX_S };
         assert_eq!(grant(LEASE_TTL_MAX_S + 1).check(), Err(too_large));
+    }
+
+    #[test]
+    fn a_guard_is_checked_with_what_it_guards_and_guards_no_guard() {
+        let guarded = |command: Command| {
+            Command::Guarded(Guarded { conditions: Vec::new(), command: Box::new(command) })
+        };
+        let good = Command::Put(Put { key: "k".into(), ..Put::default() });
+        assert_eq!(guarded(good.clone()).check(), Ok(()));
+        assert!(guarded(good.clone()).adds_data());
+        assert_eq!(guarded(Command::Put(Put::default())).check(), Err(Error::EmptyKey));
+        let twice = guarded(guarded(good.clone())).check();
+        assert_eq!(twice, Err(Error::TooManyOperations { given: 2, max: 1 }));
+        let within =
+            Condition::LeaseWithin { id: LeaseId(1), ranges: vec![KeyRange::One(Bytes::new())] };
+        let command =
+            Command::Guarded(Guarded { conditions: vec![within], command: Box::new(good) });
+        assert_eq!(command.check(), Err(Error::EmptyKey));
     }
 
     #[test]

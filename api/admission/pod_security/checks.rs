@@ -1,7 +1,7 @@
 //! The Pod Security Standards: which pods each level allows, by version. Pure.
 //!
-//! Keeps: the order of checks and every word of what they say, which clients and tests compare. A check looks at
-//! init, regular and ephemeral containers alike.
+//! Keeps: the order of checks and every word of what they say, which clients and tests compare. A check looks
+//! at init, regular and ephemeral containers alike.
 
 use std::collections::BTreeSet;
 

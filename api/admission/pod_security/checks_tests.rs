@@ -69,9 +69,9 @@ fn baseline_checks_say_what_is_wrong() {
             "privileged (container \"a\" must not set securityContext.privileged=true)",
         ),
         (
-            container(
-                json!({"securityContext": {"capabilities": {"add": ["SYS_ADMIN", "CHOWN", "FOO"]}}}),
-            ),
+            container(json!({"securityContext": {"capabilities": {
+                "add": ["SYS_ADMIN", "CHOWN", "FOO"],
+            }}})),
             "non-default capabilities (container \"a\" must not include \"FOO\", \"SYS_ADMIN\" in \
              securityContext.capabilities.add)",
         ),
@@ -98,10 +98,13 @@ fn baseline_checks_say_what_is_wrong() {
         ),
         (
             json!({"securityContext": {"seccompProfile": {"type": "Unconfined"}}}),
-            "seccompProfile (pod must not set securityContext.seccompProfile.type to \"Unconfined\")",
+            "seccompProfile (pod must not set securityContext.seccompProfile.type to \
+             \"Unconfined\")",
         ),
         (
-            json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax"}, {"name": "net.ipv4.tcp_rmem"}]}}),
+            json!({"securityContext": {"sysctls": [
+                {"name": "kernel.msgmax"}, {"name": "net.ipv4.tcp_rmem"},
+            ]}}),
             "forbidden sysctls (kernel.msgmax)",
         ),
         (
@@ -138,7 +141,9 @@ fn annotations_of_old_releases_are_looked_at() {
 fn restricted_checks_replace_those_of_the_baseline() {
     let spec = json!({
         "containers": [{"name": "a", "securityContext": {"capabilities": {"add": ["NET_RAW"]}}}],
-        "volumes": [{"name": "v", "hostPath": {}}, {"name": "w", "nfs": {}}, {"name": "s", "secret": {}}],
+        "volumes": [
+            {"name": "v", "hostPath": {}}, {"name": "w", "nfs": {}}, {"name": "s", "secret": {}},
+        ],
     });
     assert_eq!(
         restricted(spec),

@@ -1,7 +1,8 @@
-//! PodSecurity: pods are as safe as the labels of their namespace ask; workloads are warned before their pods are
-//! refused.
+//! PodSecurity: pods are as safe as the labels of their namespace ask; workloads are warned before their pods
+//! are refused.
 //!
-//! Keeps: only pods are refused. Of a namespace whose level rises, the pods that are there are named in warnings.
+//! Keeps: only pods are refused. Of a namespace whose level rises, the pods that are there are named in
+//! warnings.
 
 pub mod checks;
 pub mod policy;
@@ -10,7 +11,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use kontiki_storage::request::Range;
 use serde_json::Value;
 
 use super::{Attempt, Operation, Plugin};
@@ -18,13 +18,13 @@ use crate::error::Status;
 use crate::kinds::kind::Stored;
 use crate::live::pod::items;
 use crate::live::{self, Live};
-use crate::objects::{Object, Objects, key};
+use crate::objects::Objects;
 
 use checks::{Pod, details, evaluate, reasons};
 use policy::{Level, Policy, Standard};
 
 /// Pods of a namespace that are looked at when its level rises.
-const PODS_MAX: usize = 3000;
+const PODS_MAX: u64 = 3000;
 /// What a pod does not change by them.
 const IGNORED: [&str; 8] =
     ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
@@ -136,12 +136,8 @@ impl PodSecurity {
 
     /// What pods that run already would be refused for.
     fn violations_in(&self, namespace: &str, standard: Standard) -> Result<Vec<String>, Status> {
-        let range = key::range(&self.pods, Some(namespace));
-        let limit = u64::try_from(PODS_MAX).unwrap_or(u64::MAX);
-        let answer = self.objects.view().range(&Range { limit, ..Range::new(range) });
-        let answer = answer.map_err(crate::objects::stored)?;
-        let total = usize::try_from(answer.count).unwrap_or(usize::MAX);
-        let pods: Vec<Object> = answer.kvs.into_iter().map(Object::from).collect();
+        let (pods, total) = live::first(&self.objects, &self.pods, namespace, PODS_MAX)?;
+        let total = usize::try_from(total).unwrap_or(usize::MAX);
         let pods: Vec<&Value> = pods.iter().filter_map(|pod| pod.value().ok()).collect();
         Ok(warnings_of(&pods, total, namespace, standard))
     }
@@ -244,7 +240,8 @@ fn warnings_of(pods: &[&Value], total: usize, namespace: &str, standard: Standar
     let mut warnings = Vec::new();
     if pods.len() < total {
         warnings.push(format!(
-            "new PodSecurity enforce level only checked against the first {} of {total} existing pods",
+            "new PodSecurity enforce level only checked against the first {} of {total} existing \
+             pods",
             pods.len()
         ));
     }

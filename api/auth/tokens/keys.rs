@@ -17,9 +17,7 @@ use super::claims::Claims;
 pub enum Error {
     #[error("the signing key of service accounts is not a PEM with an EC key of curve P-256: {0}")]
     Signing(String),
-    #[error(
-        "key {at} that verifies service accounts' tokens is not a PEM with an EC key of P-256: {why}"
-    )]
+    #[error("key {at} that verifies service accounts is not a PEM with an EC key of P-256: {why}")]
     Verifying { at: usize, why: String },
 }
 

@@ -1,13 +1,17 @@
 //! Where a kind's hooks and columns are plugged into its row.
 //!
-//! What the kinds do is in [`crate::kinds::defaults`] and [`crate::kinds::columns`]; here is only which belongs to
-//! which.
+//! What the kinds do is in the rooms beside this one, by the moment in an object's life; here is only which belongs
+//! to which.
 
-use crate::kinds::{Columns, Hooks, columns, defaults};
+use crate::kinds::{Columns, Hooks, beginnings, columns, defaults, endings};
 
 /// What the kind does beyond what its row says.
 pub(super) fn hooks(group: &str, version: &str, kind: &str) -> Hooks {
-    Hooks { default: defaults::of(group, version, kind), ..Hooks::default() }
+    Hooks {
+        default: defaults::of(group, version, kind),
+        prepare_create: beginnings::of(group, kind),
+        ..endings::of(group, kind)
+    }
 }
 
 /// What a Table of the kind shows.

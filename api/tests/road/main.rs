@@ -1,8 +1,12 @@
 //! The API as its clients meet it: over HTTP and through `Client`, against a whole server in memory.
 
+mod client;
+mod discovery;
 mod http;
 mod https;
 mod lists;
-
+mod patches;
+mod pods;
+mod services;
 mod watches;
 mod writes;

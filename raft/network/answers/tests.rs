@@ -98,6 +98,7 @@ fn any_error() -> impl Strategy<Value = Error> {
         Just(Error::KeyNotFound),
         any::<i64>().prop_map(|id| Error::LeaseNotFound(LeaseId(id))),
         any::<i64>().prop_map(|id| Error::LeaseExists(LeaseId(id))),
+        Just(Error::ConditionFailed),
         (any_text(), numbers).prop_map(|(path, (free, reserved))| Error::NoSpace {
             path: path.into(),
             free,

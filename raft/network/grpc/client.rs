@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
@@ -69,13 +70,15 @@ impl Transport for GrpcTransport {
     fn link(&self, target: NodeId, peer: &Peer) -> Arc<dyn Link> {
         let mut routes = self.routes.lock();
         let route = match routes.get(&target) {
-            Some(route) if route.target.address == peer.address => Arc::clone(route),
-            // A new peer, or one that has moved.
-            _ => {
+            Some(route) => {
+                route.lead_to(&peer.address);
+                Arc::clone(route)
+            }
+            None => {
                 let route = Route::new(Target {
                     us: self.us,
                     them: Identity { cluster: self.us.cluster, node: target },
-                    address: peer.address.clone(),
+                    address: ArcSwap::from_pointee(peer.address.clone()),
                     tls: Arc::clone(&self.tls),
                 });
                 routes.insert(target, Arc::clone(&route));
@@ -87,9 +90,7 @@ impl Transport for GrpcTransport {
 
     fn heard_from(&self, peer: NodeId) {
         if let Some(route) = self.routes.lock().get(&peer) {
-            for slot in [&route.control, &route.bulk, &route.snapshot] {
-                slot.heard_from();
-            }
+            route.heard_from();
         }
     }
 
@@ -98,7 +99,7 @@ impl Transport for GrpcTransport {
     }
 }
 
-/// The connections to one peer at one address.
+/// The connections to one peer, wherever it is.
 struct Route {
     target: Arc<Target>,
     control: Arc<Slot>,
@@ -121,6 +122,22 @@ impl Route {
         })
     }
 
+    /// Where the peer is from now on. Links that were opened before follow: consensus keeps them for as
+    /// long as the peer is a member. A connection that stands is kept until it breaks.
+    fn lead_to(&self, address: &str) {
+        if **self.target.address.load() != address {
+            self.target.address.store(Arc::new(address.to_owned()));
+            self.heard_from();
+        }
+    }
+
+    /// The peer is there: whatever waited before it tried again need not.
+    fn heard_from(&self) {
+        for slot in [&self.control, &self.bulk, &self.snapshot] {
+            slot.heard_from();
+        }
+    }
+
     fn slot(&self, lane: Lane) -> &Arc<Slot> {
         match lane {
             Lane::Control => &self.control,
@@ -135,7 +152,7 @@ impl Route {
 
     /// As people know the peer.
     fn peer(&self) -> String {
-        format!("{} ({})", self.target.them.node, self.target.address)
+        format!("{} ({})", self.target.them.node, self.target.address.load())
     }
 
     fn not_sent(&self, reason: impl Into<String>) -> LinkError {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use hyper::client::conn::http2;
@@ -63,8 +64,8 @@ pub(super) enum Lane {
 pub(super) struct Target {
     pub(super) us: Identity,
     pub(super) them: Identity,
-    /// `host:port`, resolved anew for each attempt.
-    pub(super) address: String,
+    /// `host:port`, read and resolved anew for each attempt: the peer may move.
+    pub(super) address: ArcSwap<String>,
     pub(super) tls: Arc<Tls>,
 }
 
@@ -147,7 +148,7 @@ impl Slot {
             Ok(connection) => State::Open(connection.clone()),
             Err(error) => {
                 tracing::debug!(
-                    peer = %self.target.address, lane = ?self.lane, failures, ?error,
+                    peer = %self.target.address.load(), lane = ?self.lane, failures, ?error,
                     "cannot connect to peer"
                 );
                 // A peer that refuses will hardly change its mind in milliseconds.
@@ -203,9 +204,9 @@ async fn connect(target: &Target, lane: Lane) -> Result<Connection, Unconnected>
 /// TCP and TLS, to whichever of the peer's addresses answers first in their order.
 async fn dial(target: &Target) -> Result<(TlsStream<TcpStream>, std::net::SocketAddr), String> {
     let expiry = Instant::now() + CONNECT_WAIT_MAX;
-    let address = &target.address;
+    let address = target.address.load_full();
     let found =
-        lookup_host(address).await.map_err(|error| format!("resolve {address}: {error}"))?;
+        lookup_host(&*address).await.map_err(|error| format!("resolve {address}: {error}"))?;
     let found: Vec<_> = found.collect();
     let mut reason = format!("{address} has no address");
     for (tried, to) in found.iter().enumerate() {

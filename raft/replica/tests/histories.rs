@@ -4,7 +4,10 @@
 //! acknowledged is there for every linearizable read that begins later, what was called failed is not,
 //! and no such read goes back in time. When the faults are over all members hold the same.
 //!
-//! Time stands still, so a seed is a run. `KONTIKI_SEED` runs one seed, `KONTIKI_SEEDS` another number.
+//! Time stands still, and a seed decides the faults, the delays, the elections and what clients do. What it
+//! does not decide is who is woken first of several that wait for one value: tokio draws that. So a seed
+//! comes close to being a run, and one that fails is to be tried a few times. `KONTIKI_SEED` runs one
+//! seed, `KONTIKI_SEEDS` another number.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -18,6 +21,7 @@ use super::cluster::{Cluster, get, put, quick};
 use crate::error::Error;
 use crate::network::memory::Faults;
 use crate::replica::{Config, Freshness, Replica, Role};
+use crate::runtime::seed_this_thread;
 use crate::types::NodeId;
 
 /// A run takes some ten seconds of its time for faults and as much to heal. One that takes longer than
@@ -156,6 +160,7 @@ async fn start_those_down(cluster: &mut Cluster, mut whether: impl FnMut() -> bo
 }
 
 async fn run(seed: u64, members: u64, rounds: usize) {
+    seed_this_thread(seed);
     let config = Config { log_entries_kept: 50, ..quick() };
     let mut cluster = Cluster::of(members, seed, config).await;
     let mut random = StdRng::seed_from_u64(seed);

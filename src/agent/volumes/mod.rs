@@ -102,6 +102,11 @@ pub async fn prepare(
     tokens: &mut Tokens,
     now: Timestamp,
 ) -> Result<Prepared, String> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(&folder.0)
+        .map_err(|error| format!("{}: {error}", folder.0.display()))?;
     let mut prepared = Prepared::new();
     let group = view::security(pod).fs_group;
     for volume in view::spec(pod).volumes.iter().flatten() {

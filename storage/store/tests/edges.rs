@@ -7,7 +7,8 @@ use super::*;
 use crate::lease::{LeaseChange, Update};
 use crate::record::{Event, EventKind};
 use crate::request::{
-    Bounds, Compare, Operand, Operation, OperationAnswer, Order, Relation, Target, Transaction,
+    Bounds, Compare, Condition, Guarded, Operand, Operation, OperationAnswer, Order, Relation,
+    Target, Transaction,
 };
 use crate::watch::{Cut, Delivery, Request};
 
@@ -678,4 +679,36 @@ fn an_installed_state_takes_the_place_of_the_old_one_and_cuts_watchers() {
         next.expect("the engine works")[0][0].as_ref().expect("a put").revision,
         Revision(7)
     );
+}
+
+#[test]
+fn a_guarded_command_is_carried_out_only_while_its_conditions_hold() {
+    let mut bench = Bench::new();
+    bench.command(put("rule", "1")).unwrap();
+    let version = |version| {
+        Condition::Compare(Compare {
+            range: one("rule"),
+            relation: Relation::Equal,
+            operand: Operand::Version(version),
+        })
+    };
+    let guarded = |conditions: Vec<Condition>, command: Command| {
+        Command::Guarded(Guarded { conditions, command: Box::new(command) })
+    };
+    bench.command(guarded(vec![version(1)], put("a", "1"))).unwrap();
+    let revision = bench.store.revision();
+    let refused = bench.command(guarded(vec![version(1), version(2)], put("a", "2")));
+    assert_eq!(refused, Err(Error::ConditionFailed));
+    assert_eq!(bench.store.revision(), revision);
+
+    bench.command(grant(1)).unwrap();
+    let within = |range: KeyRange| Condition::LeaseWithin { id: LeaseId(1), ranges: vec![range] };
+    let revoke = Command::LeaseRevoke { id: LeaseId(1) };
+    for key in ["a1", "b1"] {
+        let put = Put { key: bytes(key), lease: LeaseId(1), ..Put::default() };
+        bench.command(guarded(vec![within(KeyRange::prefix("a"))], Command::Put(put))).unwrap();
+    }
+    let refused = bench.command(guarded(vec![within(KeyRange::prefix("a"))], revoke.clone()));
+    assert_eq!(refused, Err(Error::ConditionFailed));
+    bench.command(guarded(vec![within(KeyRange::all())], revoke)).unwrap();
 }

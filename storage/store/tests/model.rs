@@ -11,9 +11,9 @@ use crate::error::Error;
 use crate::lease::Lease;
 use crate::record::{Event, EventKind, KeyValue, LeaseId};
 use crate::request::{
-    Answer, Command, Compare, Delete, DeleteAnswer, KeyRange, Operand, Operation, OperationAnswer,
-    Order, Outcome, Put, PutAnswer, Range, RangeAnswer, Relation, Target, Transaction,
-    TransactionAnswer,
+    Answer, Command, Compare, Condition, Delete, DeleteAnswer, KeyRange, Operand, Operation,
+    OperationAnswer, Order, Outcome, Put, PutAnswer, Range, RangeAnswer, Relation, Target,
+    Transaction, TransactionAnswer,
 };
 use crate::revision::Revision;
 use crate::watch::Commit;
@@ -81,6 +81,12 @@ impl Model {
                     return Err(Error::LeaseNotFound(*id));
                 }
                 Outcome::LeaseRevoked
+            }
+            Command::Guarded(guarded) => {
+                if !guarded.conditions.iter().all(|condition| self.condition(condition)) {
+                    return Err(Error::ConditionFailed);
+                }
+                return self.command(&guarded.command, term);
             }
             Command::LeaseExpire { ids, term: meant } => {
                 let mut ended = 0;
@@ -228,6 +234,16 @@ impl Model {
             });
         }
         TransactionAnswer { succeeded, answers }
+    }
+
+    fn condition(&self, condition: &Condition) -> bool {
+        match condition {
+            Condition::Compare(compare) => self.compares(compare),
+            Condition::LeaseWithin { id, ranges } => self
+                .lease_keys(*id)
+                .iter()
+                .all(|key| ranges.iter().any(|range| range.contains(key))),
+        }
     }
 
     fn compares(&self, compare: &Compare) -> bool {

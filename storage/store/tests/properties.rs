@@ -12,7 +12,8 @@ use super::*;
 use crate::compaction::Floor;
 use crate::engine::rocks::{self, Rocks};
 use crate::request::{
-    Bounds, Compare, Operand, Operation, Order, Range, Relation, Target, Transaction,
+    Bounds, Compare, Condition, Guarded, Operand, Operation, Order, Range, Relation, Target,
+    Transaction,
 };
 use crate::view::View;
 
@@ -138,6 +139,21 @@ fn transaction() -> impl Strategy<Value = Transaction> {
 }
 
 fn command() -> impl Strategy<Value = Command> {
+    let condition = prop_oneof![
+        compare().prop_map(Condition::Compare),
+        ((1..4i64).prop_map(LeaseId), prop::collection::vec(range_of_keys(), 0..3))
+            .prop_map(|(id, ranges)| Condition::LeaseWithin { id, ranges }),
+    ];
+    let conditions = prop::collection::vec(condition, 0..3);
+    prop_oneof![
+        5 => plain_command(),
+        1 => (conditions, plain_command()).prop_map(|(conditions, command)| {
+            Command::Guarded(Guarded { conditions, command: Box::new(command) })
+        }),
+    ]
+}
+
+fn plain_command() -> impl Strategy<Value = Command> {
     let id = || (1..4i64).prop_map(LeaseId);
     let term = || prop_oneof![4 => Just(TERM), 1 => Just(TERM - 1)];
     prop_oneof![
@@ -397,7 +413,10 @@ proptest! {
         let then = bench.store.hash_at(revision).expect("readable");
         for group in after {
             // A compaction changes what is hashed, and says so.
-            let plain = |command: &Command| !matches!(command, Command::Compact(_));
+            let plain = |command: &Command| match command {
+                Command::Guarded(guarded) => !matches!(*guarded.command, Command::Compact(_)),
+                command => !matches!(command, Command::Compact(_)),
+            };
             let group = group.into_iter();
             bench.group(group.map(|entry| entry.into_iter().filter(plain).collect()).collect());
         }

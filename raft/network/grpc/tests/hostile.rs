@@ -108,7 +108,7 @@ async fn a_message_that_lacks_what_it_needs_is_refused_by_name() {
     let target = Target {
         us: node(3),
         them: node(1),
-        address: server.address.to_string(),
+        address: arc_swap::ArcSwap::from_pointee(server.address.to_string()),
         tls: Tls::new(&authority.of(node(3))).unwrap(),
     };
     let connection = Slot::new(target.into(), Lane::Control).connection().await.unwrap();

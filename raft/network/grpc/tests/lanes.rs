@@ -7,8 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use super::bed::{PATIENCE, Witness, append, chunk, header, heartbeat, node, server, vote_of};
-use crate::network::{AppendRequest, Forward, Forwarded, LinkError, SnapshotChunk, VoteRequest};
+use super::bed::{
+    PATIENCE, Server, Witness, append, chunk, header, heartbeat, node, server, vote_of,
+};
+use crate::network::grpc::{GrpcTransport, Tls};
+use crate::network::{
+    AppendRequest, Forward, Forwarded, LinkError, SnapshotChunk, Transport, VoteRequest,
+};
 use crate::types::NodeId;
 
 /// Requests without end, and how many of them were taken.
@@ -139,4 +144,25 @@ async fn what_is_not_sent_is_told_from_what_may_have_arrived() {
     let last = errors.pop().unwrap();
     assert!(matches!(last, LinkError::NotSent { .. }), "{last}");
     assert!(last.to_string().contains(&peer.address), "{last}");
+}
+
+#[tokio::test]
+async fn a_link_follows_its_peer_to_another_address() {
+    let (first, authority) = server(Witness::new()).await;
+    let tls = Tls::new(&authority.of(node(2))).unwrap();
+    let transport = GrpcTransport::new(node(2), tls);
+    let link = transport.link(NodeId(1), &first.peer());
+    heartbeat(&link).await.unwrap();
+    first.stop().await;
+    let second = Server::start(node(1), &authority.of(node(1)), Witness::new()).await;
+    // Whoever opens one anew says where the peer is now.
+    drop(transport.link(NodeId(1), &second.peer()));
+    let arrives = async {
+        while heartbeat(&link).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, arrives).await.expect("the link leads to the new address");
+    assert!(second.witness.count() > 0);
+    second.stop().await;
 }

@@ -1,7 +1,7 @@
 //! The roles and bindings that every cluster has, read from one table (`roles.txt`).
 //!
-//! Keeps: the objects are what a client expects of a fresh Kubernetes (names, labels, annotations, sorted verbs).
-//! A mistake in the table is a bug of ours, found by the tests.
+//! Keeps: the objects are what a client expects of a fresh Kubernetes (names, labels, annotations, sorted
+//! verbs). A mistake in the table is a bug of ours, found by the tests.
 
 use serde_json::{Map, Value, json};
 

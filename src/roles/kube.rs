@@ -1,0 +1,162 @@
+//! The Kubernetes half of a master: the API server on the store, and the loops where this master leads.
+//!
+//! Keeps: loops run on one master at a time as far as Raft's leadership goes, start from full lists, and are waited
+//! for when it ends.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kontiki_api::bootstrap::{self, masters};
+use kontiki_api::cluster::wire::{ClusterSettings, MasterRecord};
+use kontiki_api::cluster::{self, Records};
+use kontiki_api::object::time::Clock;
+use kontiki_api::server::{Config, Server};
+use kontiki_raft::Replica;
+use kontiki_raft::replica::Role;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::loops::{self, Loops};
+use crate::controllers::{Selection, Settings};
+use crate::failure::Failure;
+use crate::reconcile::leadership::Leadership;
+
+/// Prefix length of a node's part of the pods' network, where that is IPv4 or IPv6.
+const NODE_PREFIX: (u8, u8) = (24, 64);
+
+/// What this half is made of.
+pub(super) struct Kube {
+    pub server: Server,
+    replica: Replica,
+    settings: Settings,
+    /// Of the service `kubernetes`.
+    service_ip: Option<IpAddr>,
+}
+
+/// How often the list of masters is looked at.
+const MASTERS_LOOK: Duration = Duration::from_secs(2);
+
+impl Kube {
+    /// `url` is where clients outside find this master.
+    pub fn new(
+        replica: Replica,
+        pki: &dyn cluster::Pki,
+        cluster: &ClusterSettings,
+        url: &str,
+        stop: CancellationToken,
+    ) -> Result<Kube, Failure> {
+        let authorities = pki.authorities();
+        let service_cidr: ipnet::IpNet = cluster.service_cidr.parse().map_err(|error| {
+            Failure::Run(format!("the cluster's services {}: {error}", cluster.service_cidr))
+        })?;
+        let bundle = authorities.cluster.bundle;
+        let bootstrap = bootstrap::Config {
+            service_cidrs: vec![service_cidr],
+            client_ca: bundle.clone(),
+            front_proxy_ca: bundle.clone(),
+            server_ca: bundle.clone(),
+            server: url.to_owned(),
+        };
+        let config = Config::new(bootstrap, authorities.service_account_key);
+        let server = Server::new(replica.clone(), config, stop)
+            .map_err(|error| Failure::Run(format!("the key that signs tokens: {error}")))?;
+        let v6 = cluster.cluster_cidr.contains(':');
+        let settings = Settings {
+            root_ca: bundle.clone(),
+            signing_certificate: bundle,
+            signing_key: authorities.cluster.key,
+            cluster_cidr: cluster.cluster_cidr.clone(),
+            node_prefix_length: if v6 { NODE_PREFIX.1 } else { NODE_PREFIX.0 },
+            service_cidr: cluster.service_cidr.clone(),
+        };
+        let service_ip = service_cidr.hosts().find(|ip| *ip != service_cidr.network());
+        Ok(Kube { server, replica, settings, service_ip })
+    }
+
+    /// Keeps the service under which pods find the API pointed at every master, until `stop`.
+    pub fn keep_service(
+        &self,
+        records: Records,
+        stop: CancellationToken,
+    ) -> impl Future<Output = Result<(), String>> + use<> {
+        let (server, service_ip) = (self.server.clone(), self.service_ip);
+        async move {
+            let Some(service_ip) = service_ip else { return Ok(()) };
+            let (masters, known) = watch::channel(BTreeSet::new());
+            let look = async {
+                loop {
+                    // What cannot be read now is read at the next look.
+                    let found = records.masters().unwrap_or_default();
+                    let found: BTreeSet<SocketAddr> = found.iter().filter_map(address).collect();
+                    masters.send_if_modified(|before| {
+                        let changed = !found.is_empty() && *before != found;
+                        if changed {
+                            *before = found;
+                        }
+                        changed
+                    });
+                    tokio::time::sleep(MASTERS_LOOK).await;
+                }
+            };
+            let client = server.client("apiserver");
+            let keep = async {
+                server.ready().await;
+                masters::keep(&client, service_ip, known).await;
+            };
+            tokio::select! {
+                () = async { tokio::join!(look, keep); } => {}
+                () = stop.cancelled() => {}
+            }
+            Ok(())
+        }
+    }
+
+    /// Controllers and scheduler, whenever this master leads, until `stop`.
+    pub async fn lead(self, stop: CancellationToken) -> Result<(), String> {
+        let Kube { server, replica, settings, .. } = self;
+        let (leads, leading) = watch::channel(false);
+        let told = {
+            let stop = stop.clone();
+            let mut status = replica.status();
+            async move {
+                loop {
+                    let now = {
+                        let status = status.borrow_and_update();
+                        status.role == Role::Leader && status.ready
+                    };
+                    leads.send_if_modified(|before| std::mem::replace(before, now) != now);
+                    tokio::select! {
+                        changed = status.changed() => if changed.is_err() { return },
+                        () = stop.cancelled() => return,
+                    }
+                }
+            }
+        };
+        let server = Arc::new(server);
+        let running = Leadership::Follow(leading).run(stop, |term| {
+            let server = server.clone();
+            let settings = settings.clone();
+            async move {
+                server.ready().await;
+                let client = server.client("kube-controller-manager");
+                let clock = Clock::System;
+                let loops = Loops { client, settings, clock, selection: Selection::default() };
+                loops::run(loops, term).await;
+            }
+        });
+        tokio::join!(told, running);
+        Ok(())
+    }
+}
+
+/// Where a master serves the API, as its record says.
+fn address(record: &MasterRecord) -> Option<SocketAddr> {
+    record.api.strip_prefix("https://")?.parse().ok()
+}
+
+/// Where this master's API is found by others.
+pub(super) fn url(address: IpAddr, port: u16) -> String {
+    format!("https://{}", std::net::SocketAddr::new(address, port))
+}

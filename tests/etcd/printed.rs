@@ -1,0 +1,43 @@
+//! What a command printed, without what may differ between two servers.
+
+use regex::Regex;
+
+/// Each with what stands in its place.
+const RULES: &[(&str, &str)] = &[
+    (r"(?m)^\{\x22level\x22.*\n", ""),
+    (r"https?://127\.0\.0\.1:\d+", "URL"),
+    (r"127\.0\.0\.1:\d+", "ADDRESS"),
+    (r"took = \S+", "took = TIME"),
+    (r"took too long.*", "took too long"),
+    (r"remaining\(\d+s\)", "remaining(Ns)"),
+    (r"\b[0-9a-f]{13,16}\b", "ID"),
+    (r#""(cluster_id|member_id|raft_term|ID|lease)":\d+"#, "\"$1\":N"),
+    (r#""(ClusterID|MemberID|RaftTerm|ID)" : \d+"#, "\"$1\" : N"),
+    (r"(ClusterID|MemberID|RaftTerm|Lease)(\W+)\d+", "$1${2}N"),
+    (r", \d+\b\n", ", HASH\n"),
+    (r"/tmp/\S+", "PATH"),
+];
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Printed {
+    pub succeeded: bool,
+    pub out: String,
+    pub error: String,
+}
+
+impl Printed {
+    pub fn of(output: &std::process::Output) -> Printed {
+        Printed {
+            succeeded: output.status.success(),
+            out: normalized(&String::from_utf8_lossy(&output.stdout)),
+            error: normalized(&String::from_utf8_lossy(&output.stderr)),
+        }
+    }
+}
+
+pub fn normalized(text: &str) -> String {
+    RULES.iter().fold(text.to_owned(), |text, (pattern, with)| {
+        let pattern = Regex::new(pattern).expect("the rules are patterns");
+        pattern.replace_all(&text, *with).into_owned()
+    })
+}
