@@ -1,8 +1,8 @@
 //! How the rest of the house speaks to the API: typed calls over one transport.
 //!
-//! In the process of a master the transport is the road itself, in another process it is HTTPS to an API server;
-//! controllers, scheduler and tests cannot tell them apart. Types are `k8s-openapi`'s; [`Client::call`] takes
-//! any resource as plain values.
+//! In the process of a master the transport is the road itself, in another process it is HTTPS to an API
+//! server; controllers, scheduler and tests cannot tell them apart. Types are `k8s-openapi`'s;
+//! [`Client::call`] takes any resource as plain values.
 //!
 //! Never: knows storage or raft, retries a write whose fate is unknown, keeps a copy of what it read.
 

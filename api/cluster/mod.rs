@@ -1,8 +1,8 @@
 //! The front for masters, operators and those who want to join.
 //!
-//! [`join`] takes in masters and nodes that hold a token, [`operators`] is what `kontiki status`, `member`, `token` and `snapshot` speak to.
-//! What has to be alike everywhere (tokens, ids, settings, where masters are) lies in the replicated
-//! store below `/kontiki/`.
+//! [`join`] takes in masters and nodes that hold a token, [`operators`] is what `kontiki status`,
+//! `member`, `token` and `snapshot` speak to. What has to be alike everywhere (tokens, ids, settings,
+//! where masters are) lies in the replicated store below `/kontiki/`.
 //!
 //! Keeps: whoever joins proves by a token that it was invited; whoever operates proves by a certificate
 //! that it may. An id is given once.

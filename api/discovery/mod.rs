@@ -1,5 +1,5 @@
-//! What the server serves, as clients ask for it: group by group (`/api`, `/apis/apps`, `/apis/apps/v1`), or all
-//! at once (aggregated discovery).
+//! What the server serves, as clients ask for it: group by group (`/api`, `/apis/apps`,
+//! `/apis/apps/v1`), or all at once (aggregated discovery).
 //!
 //! Pure functions of the rows. Keeps: `verbs` is always a list; the order of groups and versions is the
 //! registry's; a resource that is not stored has no storage version.

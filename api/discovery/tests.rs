@@ -1,8 +1,10 @@
+//! Discovery documents as clients read them.
+
 use super::*;
 use crate::kinds::{Registry, builtin};
 
-/// What a 1.36 server publishes: group and version, resource, hash. Without the admission policies, new then and still
-/// stored in their beta version, and CustomResourceDefinitions, whose hash is historic.
+/// What a 1.36 server publishes: group and version, resource, hash. Without the admission policies, new
+/// then and still stored in their beta version, and CustomResourceDefinitions, whose hash is historic.
 const HASHES: &str = include_str!("tests/storage-version-hashes.tsv");
 
 /// Built-in rows, and one of a made-up custom resource.
@@ -94,7 +96,8 @@ fn aggregated_discovery_says_the_same_in_one_document() {
             "resource": "deployments", "singularResource": "deployment", "scope": "Namespaced",
             "responseKind": {"group": "", "version": "", "kind": "Deployment"},
             "shortNames": ["deploy"], "categories": ["all"],
-            "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+            "verbs": ["create", "delete", "deletecollection", "get",
+                "list", "patch", "update", "watch"],
             "subresources": [
                 {"subresource": "scale", "verbs": ["get", "patch", "update"],
                  "responseKind": {"group": "autoscaling", "version": "v1", "kind": "Scale"}},

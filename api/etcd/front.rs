@@ -248,8 +248,8 @@ impl Front {
     }
 
     /// Changes rows of the front's own: what `edit` makes of them, if they are still so when it is
-    /// applied. The state row is written with them; an edit that leaves everything as it is writes nothing. Returns the revision at which
-    /// it was so.
+    /// applied. The state row is written with them; an edit that leaves everything as it is writes
+    /// nothing. Returns the revision at which it was so.
     pub(crate) async fn edit(
         &self,
         mut edit: impl FnMut(&Control) -> Result<(State, Vec<Operation>), Status>,

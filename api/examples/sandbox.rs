@@ -1,4 +1,5 @@
-//! A throw-away API server on loopback, for kubectl and for hands: `cargo run -p kontiki-api --example sandbox`.
+//! A throw-away API server on loopback, for kubectl and for hands: `cargo run -p kontiki-api --example
+//! sandbox`.
 //!
 //! It says where it is and runs until it is stopped; nothing is kept.
 

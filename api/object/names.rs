@@ -168,7 +168,8 @@ pub fn bad_subdomain(name: &str) -> Option<String> {
     }
     (!name.split('.').all(is_label)).then(|| {
         "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or \
-         '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used \
+         '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex \
+     used \
          for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
             .into()
     })

@@ -378,7 +378,8 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "[-+]?[0-9.]{0,40}[eEinumkKMGTP]{0,3}[-+]?[0-9]{0,25}") {
+        fn any_text_is_read_or_refused(
+            text in "[-+]?[0-9.]{0,40}[eEinumkKMGTP]{0,3}[-+]?[0-9]{0,25}") {
             if let Ok(quantity) = text.parse::<Quantity>() {
                 prop_assert_eq!(quantity.to_string().parse::<Quantity>().unwrap(), quantity);
             }
@@ -386,7 +387,10 @@ mod tests {
 
         #[test]
         fn taking_away_what_was_added_gives_what_was_there(a in any::<i64>(), b in any::<i64>()) {
-            let (a, b) = (Quantity::from_milli(a, Format::DecimalSi), Quantity::from_milli(b, Format::BinarySi));
+            let (a, b) = (
+                Quantity::from_milli(a, Format::DecimalSi),
+            Quantity::from_milli(b, Format::BinarySi),
+        );
             prop_assert_eq!(a.plus(b).minus(b), a);
             prop_assert_eq!(a.cmp(&b), a.minus(b).cmp(&Quantity::ZERO));
         }

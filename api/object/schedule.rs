@@ -1,7 +1,9 @@
-//! When something is due again and again, as CronJobs say it: five fields, `@daily` and its like, `@every 90m`.
+//! When something is due again and again, as CronJobs say it: five fields, `@daily` and its like, `@every
+//! 90m`.
 //!
-//! Keeps to what Kubernetes' own parser means: if days of the month and of the week are both given, either will do;
-//! a wall-clock time that a change of clocks skips is skipped, one that it repeats is met twice. Pure.
+//! Keeps to what Kubernetes' own parser means: if days of the month and of the week are both given, either
+//! will do; a wall-clock time that a change of clocks skips is skipped, one that it repeats is met twice.
+//! Pure.
 
 use std::fmt;
 
@@ -64,8 +66,8 @@ impl Field {
 }
 
 impl Schedule {
-    /// Reads a schedule; `zone` is a name such as `Europe/Berlin`, UTC where none is given. A schedule may begin
-    /// with its own `TZ=name`.
+    /// Reads a schedule; `zone` is a name such as `Europe/Berlin`, UTC where none is given. A schedule may
+    /// begin with its own `TZ=name`.
     pub fn parse(text: &str, zone: Option<&str>) -> Result<Schedule, Error> {
         let mut text = text.trim();
         let mut zone = zone.unwrap_or("UTC");

@@ -1,5 +1,5 @@
-//! OpenAPI of everything that is served: version 3 by group and version, version 2 in one document, as JSON and as
-//! protobuf.
+//! OpenAPI of everything that is served: version 3 by group and version, version 2 in one document, as
+//! JSON and as protobuf.
 //!
 //! Made of the rows when it is asked for. Keeps: a document's tag is known without making the document; what
 //! was made is kept compressed, and thrown away when its rows change.

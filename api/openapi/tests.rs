@@ -1,3 +1,5 @@
+//! Documents that clients can explain and validate by.
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

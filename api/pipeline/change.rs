@@ -25,7 +25,7 @@ use crate::request::User;
 use crate::schema::causes::invalid;
 
 /// How often a change is made anew because the object moved.
-const ATTEMPTS_MAX: usize = 8;
+const ATTEMPTS_MAX: usize = 16;
 /// How often what must be written along is made anew.
 const CHARGES_MAX: usize = 8;
 

@@ -119,7 +119,8 @@ pub(super) fn unite_owners(object: &mut Value) -> Option<String> {
         is_new
     });
     (owners.len() < before).then(|| {
-        ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in \
+        ".metadata.ownerReferences contains duplicate entries; API server dedups owner \
+         references in \
          1.20+, and may reject such requests as early as 1.24; please fix your requests"
             .into()
     })

@@ -174,7 +174,8 @@ impl Road {
             let uid = meta::uid(patch.value());
             if !uid.is_empty() {
                 let why = format!(
-                    "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                    "uid mismatch: the provided object specified uid {uid}, \
+                        and no existing object was found"
                 );
                 return Err(Status::conflict(&target.kind.group_resource(), &target.name, &why));
             }
@@ -210,7 +211,8 @@ fn check_applied(target: &Target, object: &Value) -> Result<(), Status> {
     let expected = kind.group_version().to_string();
     if version != expected || name != kind.kind.as_ref() {
         return Err(Status::bad_request(format!(
-            "the object provided is unrecognized (must be of type {}): it is {version}, Kind={name}",
+            "the object provided is unrecognized \
+                (must be of type {}): it is {version}, Kind={name}",
             kind.kind
         )));
     }

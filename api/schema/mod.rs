@@ -1,5 +1,5 @@
-//! What a type looks like: one description that decoding, defaulting, pruning, validation, the patches, server-side
-//! apply, OpenAPI and the protobuf codec all read.
+//! What a type looks like: one description that decoding, defaulting, pruning, validation, the patches,
+//! server-side apply, OpenAPI and the protobuf codec all read.
 //!
 //! Built-in types are made from `k8s-openapi`'s schemas on first use, and completed by our own tables of what
 //! those lack (list types, patch strategies, protobuf numbers). A CustomResourceDefinition's schema becomes the
@@ -35,7 +35,8 @@ pub struct Node {
 
 #[derive(Clone, Debug, Default)]
 pub enum Form {
-    /// Another built-in type, by its upstream name (`io.k8s.api.core.v1.PodSpec`). [`Node::resolve`] follows it.
+    /// Another built-in type, by its upstream name (`io.k8s.api.core.v1.PodSpec`). [`Node::resolve`]
+    /// follows it.
     Named(&'static str),
     Object(Object),
     /// String keys, all values of one type.

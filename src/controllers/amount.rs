@@ -1,4 +1,5 @@
-//! Numbers that are said absolutely or in percent of another (`maxSurge: 25%`), and other small sums of rollouts.
+//! Numbers that are said absolutely or in percent of another (`maxSurge: 25%`), and other small sums of
+//! rollouts.
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 

@@ -1,7 +1,8 @@
 //! The core control loops, by upstream's names.
 //!
-//! Each loop is one file: it says which informers it reads and which of their changes concern which key, decides by
-//! a pure function, and performs the decision through the client. Loops know each other only through objects.
+//! Each loop is one file: it says which informers it reads and which of their changes concern which key,
+//! decides by a pure function, and performs the decision through the client. Loops know each other only
+//! through objects.
 //!
 //! Keeps: a term of leadership starts from full lists and ends with one token; every write says what it saw
 //! (a uid, a resourceVersion), so that what a deposed leader still has under way can do no harm.
@@ -56,6 +57,8 @@ mod token_cleaner;
 mod ttl;
 mod ttl_after_finished;
 mod volume_protection;
+#[cfg(test)]
+mod workload_tests;
 
 /// Workers of a loop that says nothing else (upstream's `--concurrent-*` defaults are 5 for most).
 const WORKERS: usize = 5;
@@ -328,7 +331,8 @@ impl Selection {
             let bare = name.strip_prefix('-').unwrap_or(name);
             if bare != "*" && !ROSTER.iter().any(|entry| entry.name == bare) {
                 return Err(format!(
-                    "no controller is named {bare:?}; `kontiki start master controllers --help` lists them"
+                    "no controller is named {bare:?}; \
+                        `kontiki start master controllers --help` lists them"
                 ));
             }
         }

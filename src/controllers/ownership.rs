@@ -1,7 +1,7 @@
 //! Which objects belong to which controller object: adopting what matches, letting go of what no longer does.
 //!
-//! Keeps: an object has one controller at most; nothing is adopted by an owner that is being deleted, as a fresh
-//! read (not a cache) says. The rules are upstream's `ControllerRefManager`.
+//! Keeps: an object has one controller at most; nothing is adopted by an owner that is being deleted, as a
+//! fresh read (not a cache) says. The rules are upstream's `ControllerRefManager`.
 
 use std::sync::Arc;
 
@@ -180,7 +180,8 @@ pub fn candidates<K: Typed + ListableResource>(
     found
 }
 
-/// Whom a change of an object concerns: its controller, the one it had before, or for an orphan all that select it.
+/// Whom a change of an object concerns: its controller, the one it had before, or for an orphan all that
+/// select it.
 pub fn enqueue_owner<O, K>(
     delta: &Delta<'_, K>,
     owners: &Informer<O>,

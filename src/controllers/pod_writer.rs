@@ -1,5 +1,5 @@
-//! How workloads make and delete pods: with an event for each, and a note of what informers have to show before
-//! the next decision.
+//! How workloads make and delete pods: with an event for each, and a note of what informers have to show
+//! before the next decision.
 //!
 //! Keeps: creates go out in groups that double while they succeed, so that a template nobody admits costs one
 //! request, not hundreds; a delete says which pod it means, not only its name.

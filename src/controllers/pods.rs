@@ -1,4 +1,5 @@
-//! What every workload asks of pods: are they ready, since when, which one goes first, and how a new one is made.
+//! What every workload asks of pods: are they ready, since when, which one goes first, and how a new one is
+//! made.
 //!
 //! All of it is pure; times come in.
 
@@ -64,8 +65,8 @@ pub fn restarts(pod: &Pod) -> i32 {
     statuses.unwrap_or_default().iter().map(|status| status.restart_count).max().unwrap_or(0)
 }
 
-/// Which of two pods is deleted first when there are too many (upstream's `ActivePodsWithRanks`). `crowd` says how
-/// many pods of the same owner share the pod's node.
+/// Which of two pods is deleted first when there are too many (upstream's `ActivePodsWithRanks`). `crowd`
+/// says how many pods of the same owner share the pod's node.
 #[must_use]
 pub fn deleted_first(a: &Pod, b: &Pod, crowd: impl Fn(&Pod) -> usize) -> Ordering {
     let node = |pod: &Pod| {
@@ -85,7 +86,8 @@ pub fn deleted_first(a: &Pod, b: &Pod, crowd: impl Fn(&Pod) -> usize) -> Orderin
         cost.and_then(|text| text.parse::<i32>().ok()).unwrap_or(0)
     };
     let made = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    // Not on a node, then pending, then not ready, then cheap, then crowded, then young, ready but lately, restarted.
+    // Not on a node, then pending, then not ready, then cheap, then crowded, then young, ready but lately,
+    // restarted.
     node(a)
         .cmp(&node(b))
         .then(rank(a).cmp(&rank(b)))
@@ -133,7 +135,8 @@ mod tests {
     use super::*;
 
     fn pod(name: &str, changes: &Value) -> Pod {
-        let mut pod = json!({"metadata": {"name": name}, "spec": {"nodeName": "n", "containers": []},
+        let mut pod = json!({"metadata": {"name": name},
+            "spec": {"nodeName": "n", "containers": []},
             "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True",
                 "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
         for (path, value) in changes.as_object().unwrap() {

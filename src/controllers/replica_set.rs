@@ -374,7 +374,8 @@ mod tests {
     fn pod(name: &str, node: &str, ready_at: &str) -> Arc<Pod> {
         Arc::new(
             serde_json::from_value(json!({
-                "metadata": {"name": name, "labels": {"app": "web"}}, "spec": {"nodeName": node, "containers": []},
+                "metadata": {"name": name, "labels": {"app": "web"}},
+                    "spec": {"nodeName": node, "containers": []},
                 "status": {"phase": "Running", "conditions": [
                     {"type": "Ready", "status": "True", "lastTransitionTime": ready_at}]}}))
             .unwrap(),

@@ -1,7 +1,8 @@
 //! The history of a DaemonSet's or StatefulSet's template, kept as ControllerRevisions.
 //!
-//! Keeps: of two revisions the one with the larger number is the later; going back to an old template gives the
-//! revision that has it the newest number. What `kubectl rollout undo` patches back in is a revision's data.
+//! Keeps: of two revisions the one with the larger number is the later; going back to an old template gives
+//! the revision that has it the newest number. What `kubectl rollout undo` patches back in is a revision's
+//! data.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -95,8 +96,8 @@ fn new(owner: &Owner<'_>, data: Value, revision: i64) -> ControllerRevision {
     }
 }
 
-/// The revision of the template as it is now, made or renumbered if need be. `None` says that another object has
-/// its name: the owner's collision count has to grow.
+/// The revision of the template as it is now, made or renumbered if need be. `None` says that another
+/// object has its name: the owner's collision count has to grow.
 pub async fn current(
     client: &Client,
     owner: &Owner<'_>,

@@ -6,7 +6,8 @@ use serde_json::Value;
 /// The label by which a Deployment tells the pods of its ReplicaSets apart.
 pub const HASH_LABEL: &str = "pod-template-hash";
 
-/// Whether two templates make the same pods, apart from the label above. Nothing said is the same as an empty list.
+/// Whether two templates make the same pods, apart from the label above. Nothing said is the same as an
+/// empty list.
 #[must_use]
 pub fn is_same(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
     let bare = |template: &PodTemplateSpec| {
@@ -31,8 +32,8 @@ fn prune(value: &mut Value) {
     let says_nothing = |value: &Value| match value {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
-        // An empty struct can mean something (`emptyDir: {}`), a field of a struct that is a map cannot; both are
-        // kept, since templates that are compared went through the same defaults.
+        // An empty struct can mean something (`emptyDir: {}`), a field of a struct that is a map cannot;
+        // both are kept, since templates that are compared went through the same defaults.
         _ => false,
     };
     match value {

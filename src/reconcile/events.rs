@@ -1,7 +1,8 @@
 //! Tells people what loops do, as Events beside the objects concerned.
 //!
-//! Keeps: the same thing said again raises a count instead of making an object; a source that talks too much about
-//! one object is silenced for a while (upstream's `EventCorrelator`: 25 at once, then one in five minutes).
+//! Keeps: the same thing said again raises a count instead of making an object; a source that talks too
+//! much about one object is silenced for a while (upstream's `EventCorrelator`: 25 at once, then one in
+//! five minutes).
 //! Never: holds up a loop. What does not fit the queue is dropped and counted.
 
 use std::collections::HashMap;

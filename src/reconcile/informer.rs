@@ -1,10 +1,10 @@
 //! What the API shows of one resource, kept typed and up to date: one copy for all loops of the process.
 //!
-//! Keeps: changes are seen in the order of their revisions, each once; `revision` never passes what was seen, so
-//! "the informer is at revision r" means that everything up to r is in it. After a cut the whole state is read
-//! again and the difference is told as if it had been watched.
-//! Never: shows an object's `managedFields`, which nobody here reads and which are a third of its bytes (an update
-//! that leaves them out keeps them, as the API rules).
+//! Keeps: changes are seen in the order of their revisions, each once; `revision` never passes what was
+//! seen, so "the informer is at revision r" means that everything up to r is in it. After a cut the
+//! whole state is read again and the difference is told as if it had been watched.
+//! Never: shows an object's `managedFields`, which nobody here reads and which are a third of its bytes
+//! (an update that leaves them out keeps them, as the API rules).
 
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -126,8 +126,8 @@ impl<K: Typed + ListableResource> Informer<K> {
         }))
     }
 
-    /// Is called for each change from here on, after it is in the informer, in order. It must be quick: put a key
-    /// into a queue and return. What is there already is told at once, as added.
+    /// Is called for each change from here on, after it is in the informer, in order. It must be quick:
+    /// put a key into a queue and return. What is there already is told at once, as added.
     pub fn on(&self, handler: impl Fn(&Delta<'_, K>) + Send + Sync + 'static) {
         // The handlers' lock is held over both, so that no change falls between.
         let mut handlers = self.0.handlers.write();

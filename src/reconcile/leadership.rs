@@ -1,7 +1,7 @@
 //! Who runs the loops: where Raft leads in a master, or whoever holds a Lease among processes of their own.
 //!
-//! Keeps: what runs is told to stop before another may begin, as far as clocks allow. Loops stay right where they
-//! do not: every write says which revision it saw.
+//! Keeps: what runs is told to stop before another may begin, as far as clocks allow. Loops stay right
+//! where they do not: every write says which revision it saw.
 //! The Lease protocol is client-go's leader election: holders renew, others wait until a lease they watched
 //! has not changed for its duration by their own clock.
 
@@ -31,8 +31,8 @@ pub enum Leadership {
 }
 
 impl Leadership {
-    /// Runs `body` whenever this process leads, until `stop`. The token that `body` gets ends with the leadership;
-    /// `body` has to return then, and is waited for.
+    /// Runs `body` whenever this process leads, until `stop`. The token that `body` gets ends with the
+    /// leadership; `body` has to return then, and is waited for.
     pub async fn run<F: Future<Output = ()>>(
         self,
         stop: CancellationToken,
@@ -105,7 +105,8 @@ impl Elector {
             tokio::pin!(running);
             tokio::select! {
                 () = &mut running => {}
-                () = self.renew(&mut observed) => tracing::warn!(lease = self.name, "lost the lease"),
+                () = self.renew(&mut observed) =>
+                    tracing::warn!(lease = self.name, "lost the lease"),
                 () = stop.cancelled() => {}
             }
             term.cancel();

@@ -5,7 +5,8 @@
 //! a reconciler with the key and nothing else: a restart, a missed event and a first run are one path.
 //! A loop runs while [`leadership`] lasts, and ends with its token.
 //!
-//! Keeps: a key that changed while it was worked on is worked on again; a failure is tried again, later each time.
+//! Keeps: a key that changed while it was worked on is worked on again; a failure is tried again, later
+//! each time.
 //! Never: hands an event to a reconciler; knows a store or Raft (it has a `Client`).
 
 pub mod events;

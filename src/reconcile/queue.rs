@@ -1,7 +1,8 @@
 //! Keys that wait for a worker.
 //!
-//! Keeps: a key is in the queue once, however often it was added, and with no two workers at a time; one that is
-//! added while a worker has it comes back when the worker is done. Of two wishes for "later" the earlier wins.
+//! Keeps: a key is in the queue once, however often it was added, and with no two workers at a time; one
+//! that is added while a worker has it comes back when the worker is done. Of two wishes for "later" the
+//! earlier wins.
 //! Never: drops a key; grows past the number of keys that exist.
 //!
 //! The delays after failures are upstream's (client-go `DefaultTypedControllerRateLimiter`): 5 ms, doubled each

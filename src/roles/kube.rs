@@ -1,7 +1,7 @@
 //! The Kubernetes half of a master: the API server on the store, and the loops where this master leads.
 //!
-//! Keeps: loops run on one master at a time as far as Raft's leadership goes, start from full lists, and are waited
-//! for when it ends.
+//! Keeps: loops run on one master at a time as far as Raft's leadership goes, start from full lists, and
+//! are waited for when it ends.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

@@ -1,7 +1,7 @@
 //! Carries out what was decided: binds volumes, then the pod; or says on the pod why it has no node.
 //!
-//! Keeps: a pod is bound by one write that fails if it has a node already; whatever fails is tried again from the
-//! beginning, with nothing assumed.
+//! Keeps: a pod is bound by one write that fails if it has a node already; whatever fails is tried again
+//! from the beginning, with nothing assumed.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The whole decision on one pod: a node, or why there is none.
 //!
-//! Pure: pod, nodes and world in, answer out. What a large cluster is spared is looking at every node when enough
-//! that can do are found (upstream's `percentageOfNodesToScore`).
+//! Pure: pod, nodes and world in, answer out. What a large cluster is spared is looking at every node
+//! when enough that can do are found (upstream's `percentageOfNodesToScore`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -2,7 +2,8 @@
 //!
 //! One loop decides, on a picture of the cluster that is kept up to date change by change; what it decides is
 //! assumed at once and carried out beside it, many bindings at a time, which the log takes in few entries.
-//! The decision itself ([`cycle`]) is pure; filters and scores are upstream's default plugins by meaning and weight.
+//! The decision itself ([`cycle`]) is pure; filters and scores are upstream's default plugins by meaning
+//! and weight.
 //!
 //! Never: waits for a write before it decides on the next pod.
 

@@ -1,8 +1,9 @@
 //! What the scheduler knows of nodes: each with its pods and what they ask for, kept up to date one change at a
 //! time.
 //!
-//! Keeps: a pod that was given a node counts there at once (assumed), before any informer shows it; it is forgotten
-//! when binding it fails. A change touches one node; a cycle reads a snapshot that shares all others.
+//! Keeps: a pod that was given a node counts there at once (assumed), before any informer shows it; it
+//! is forgotten when binding it fails. A change touches one node; a cycle reads a snapshot that shares
+//! all others.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -185,7 +186,8 @@ impl Cluster {
         }
     }
 
-    /// A pod as an informer shows it. One without a node, or that is done, counts nowhere, unless it was assumed.
+    /// A pod as an informer shows it. One without a node, or that is done, counts nowhere, unless it was
+    /// assumed.
     pub fn put_pod(&mut self, key: &Key, pod: Arc<Pod>) {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
         if crate::scheduler::is_finished(&pod) {

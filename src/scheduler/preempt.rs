@@ -1,8 +1,8 @@
 //! Whom a pod that fits nowhere may displace.
 //!
-//! Pure: the same picture gives the same victims. On each node that might do, everything less important is taken
-//! away, and given back as long as the pod still fits, those first whose disruption budget would be broken. Among
-//! the nodes the one is taken where least is lost (upstream's `DefaultPreemption`).
+//! Pure: the same picture gives the same victims. On each node that might do, everything less important
+//! is taken away, and given back as long as the pod still fits, those first whose disruption budget
+//! would be broken. Among the nodes the one is taken where least is lost (upstream's `DefaultPreemption`).
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

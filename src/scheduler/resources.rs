@@ -144,7 +144,8 @@ mod tests {
     fn starting_a_pod_may_need_more_than_running_it() {
         let ask = |cpu: &str| json!({"requests": {"cpu": cpu, "example.com/gpu": "1"}});
         let pod: Pod = serde_json::from_value(json!({"spec": {
-            "containers": [{"name": "a", "resources": ask("100m")}, {"name": "b", "resources": ask("200m")}],
+            "containers": [{"name": "a", "resources": ask("100m")},
+                {"name": "b", "resources": ask("200m")}],
             "initContainers": [
                 {"name": "s", "restartPolicy": "Always", "resources": ask("50m")},
                 {"name": "i", "resources": ask("1")}],

@@ -1,7 +1,7 @@
 //! Which of the nodes that can do is best.
 //!
-//! Each view of a node is a number from 0 to 100 after normalizing over the candidates, and counts by upstream's
-//! weights. Pure: same candidates, same numbers.
+//! Each view of a node is a number from 0 to 100 after normalizing over the candidates, and counts by
+//! upstream's weights. Pure: same candidates, same numbers.
 
 use std::collections::HashMap;
 use std::sync::Arc;

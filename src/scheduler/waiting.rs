@@ -71,8 +71,8 @@ enum Place {
 }
 
 impl Waiting {
-    /// A pod without a node, as it is now. One that is known already and has changed in what it asks for is tried
-    /// at once.
+    /// A pod without a node, as it is now. One that is known already and has changed in what it asks for
+    /// is tried at once.
     pub fn put(&self, key: &Key, pod: Arc<Pod>) {
         let mut state = self.state.lock();
         if let Some(entry) = state.pods.get_mut(key) {

@@ -14,9 +14,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBRawIteratorWithThreadMode,
@@ -35,9 +37,16 @@ use settings::{block_cache, database_options, table_options};
 mod mark;
 mod reclaim;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
+
+/// How often a sync looks whether its flush has ended where RocksDB did not wait for it.
+const FLUSH_PAUSE: Duration = Duration::from_millis(1);
+/// After so many looks the writers are held up, so that it ends.
+const FLUSH_ROUNDS: u64 = 2000;
 
 /// What an engine may use. The defaults suit a master of an ordinary cluster.
 #[derive(Clone, Debug)]
@@ -87,6 +96,8 @@ struct Shared {
     cache: Cache,
     retain: Retain,
     unsynced: AtomicU64,
+    /// Each write holds it as a reader; a sync that would not end otherwise takes it alone.
+    writers: RwLock<()>,
     /// The mark at rest. Its lock makes syncs and checkpoints come one after the other.
     mark: Mutex<Mark>,
     /// What went wrong first. Set once, and nothing is written any more.
@@ -127,6 +138,7 @@ impl Rocks {
             cache,
             retain,
             unsynced: AtomicU64::new(0),
+            writers: RwLock::new(()),
             mark: Mutex::new(mark),
             poison: OnceLock::new(),
         });
@@ -144,6 +156,11 @@ impl Rocks {
     /// Returns once everything that was hinted at is done.
     pub(crate) fn settle(&self) {
         self.reclaimer.settle();
+    }
+
+    /// How many buffers wait to be flushed, all tables together.
+    pub(crate) fn full_buffers(&self) -> u64 {
+        self.shared.full_buffers()
     }
 }
 
@@ -223,6 +240,7 @@ impl Shared {
         }
         let mut options = WriteOptions::default();
         options.disable_wal(true);
+        let _not_held_up = self.writers.read();
         self.db.write_opt(rows, &options).map_err(|error| {
             self.poisoned(translate(format!("write to {}", self.directory.display()), error))
         })?;
@@ -238,10 +256,7 @@ impl Shared {
         if sequence == mark.sequence {
             return Ok(());
         }
-        let families = Table::ALL.map(|table| self.family(table));
-        let mut options = FlushOptions::default();
-        options.set_wait(true);
-        self.db.flush_cfs_opt(&families.each_ref(), &options).map_err(|error| {
+        self.flush().map_err(|error| {
             self.poisoned(translate(format!("sync {}", self.directory.display()), error))
         })?;
         let next = Mark { tables: Table::ALL.len() as u32, sequence };
@@ -249,6 +264,61 @@ impl Shared {
         *mark = next;
         self.unsynced.fetch_sub(unsynced, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Everything written before the call is in the manifest when it returns.
+    ///
+    /// RocksDB alone does not keep that: an atomic flush waits for each table by the number of its newest
+    /// buffer, and mixes up the tables' numbers (`DBImpl::AtomicFlushMemTables` in 11.8 pairs a list with the
+    /// order of a hash map). While an older flush is at work it may return before its own has begun. So this
+    /// looks at each table, and holds the writers up only when buffers fill as fast as they are flushed.
+    fn flush(&self) -> Result<(), rocksdb::Error> {
+        let families = Table::ALL.map(|table| self.family(table));
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        let flush = || self.db.flush_cfs_opt(&families.each_ref(), &options);
+        flush()?;
+        let mut waiting = families.to_vec();
+        let mut writers_wait = None;
+        for round in 0u64.. {
+            let mut unknown = None;
+            // A table that once had no full buffer has flushed all it had when the flush was asked for.
+            waiting.retain(|family| {
+                let buffers = properties::NUM_IMMUTABLE_MEM_TABLE;
+                match self.db.property_int_value_cf(family, buffers) {
+                    Ok(full) => full != Some(0),
+                    Err(error) => {
+                        unknown = Some(error);
+                        true
+                    }
+                }
+            });
+            if let Some(error) = unknown {
+                return Err(error);
+            }
+            if waiting.is_empty() {
+                break;
+            }
+            if round == FLUSH_ROUNDS {
+                writers_wait = Some(self.writers.write());
+            }
+            if self.db.property_int_value(properties::BACKGROUND_ERRORS)? != Some(0) {
+                // It says what went wrong.
+                flush()?;
+            }
+            // RocksDB has no call that waits for it; the state is what is looked at above.
+            #[allow(clippy::disallowed_methods)]
+            thread::sleep(FLUSH_PAUSE);
+        }
+        drop(writers_wait);
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn full_buffers(&self) -> u64 {
+        let buffers = properties::NUM_IMMUTABLE_MEM_TABLE;
+        let full = |table| self.db.property_int_value_cf(self.family(table), buffers);
+        Table::ALL.map(|table| full(table).unwrap().unwrap()).iter().sum()
     }
 
     fn check_poison(&self) -> Result<(), Error> {
@@ -310,7 +380,9 @@ impl Shared {
             fs::remove_dir_all(building).map_err(|error| Error::engine(context(), error))?;
         }
         let sequence = self.db.latest_sequence_number();
-        Checkpoint::new(&self.db)
+        // The checkpoint flushes as well, and returns as early; what it holds at least is flushed here.
+        self.flush()
+            .and_then(|()| Checkpoint::new(&self.db))
             .and_then(|checkpoint| checkpoint.create_checkpoint(building))
             .map_err(|error| translate(context(), error))?;
         let sync = || {

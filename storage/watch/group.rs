@@ -261,6 +261,12 @@ impl Group {
         Some(progress)
     }
 
+    /// From where a member was last told that it has everything before: it holds when the member has fallen
+    /// behind since.
+    pub(super) fn told(&self, place: usize) -> Revision {
+        self.state.lock().members[place].cursor
+    }
+
     /// How many members must read elsewhere before they can read here.
     pub(super) fn lagging(&self) -> usize {
         let state = self.state.lock();

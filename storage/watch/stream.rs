@@ -152,7 +152,8 @@ impl Watcher {
     #[must_use]
     pub fn cursor(&self) -> Revision {
         let known = self.progress().map_or(self.cursor, Revision::next);
-        known.max(self.cursor)
+        let told = self.place.as_ref().map(|place| place.group.told(place.number));
+        known.max(told.unwrap_or(self.cursor)).max(self.cursor)
     }
 
     #[must_use]

@@ -589,5 +589,4 @@ fn run_as_user(pod: Pod<'_>, minor: u32) -> Option<Violation> {
 }
 
 #[cfg(test)]
-#[path = "checks_tests.rs"]
 mod tests;

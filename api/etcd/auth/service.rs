@@ -26,7 +26,10 @@ pub(crate) struct AuthService(pub(crate) Front);
 
 /// Answers with nothing but the header, after a change that only an administrator may make.
 macro_rules! change {
-    ($service:ident, $request:ident, $response:ident, |$fields:pat_param, $control:pat_param| $edit:expr) => {{
+    (
+        $service:ident, $request:ident, $response:ident,
+        |$fields:pat_param, $control:pat_param| $edit:expr
+    ) => {{
         let caller = $service.0.enter(&$request, Service::Voters)?;
         let $fields = $request.into_inner();
         let changed = $service.administer(&caller, |$control| $edit).await?;

@@ -1,7 +1,7 @@
 //! Where a kind's hooks and columns are plugged into its row.
 //!
-//! What the kinds do is in the rooms beside this one, by the moment in an object's life; here is only which belongs
-//! to which.
+//! What the kinds do is in the rooms beside this one, by the moment in an object's life; here is only
+//! which belongs to which.
 
 use crate::kinds::{Columns, Hooks, beginnings, columns, defaults, endings};
 

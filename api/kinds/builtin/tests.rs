@@ -1,3 +1,5 @@
+//! The rows against the facts of upstream's resources.
+
 use std::collections::BTreeMap;
 
 use super::*;

@@ -66,7 +66,8 @@ fn a_crashing_pod_says_so_and_when_it_last_did() {
         json!({
             "spec": {"containers": [{}, {}], "nodeName": "n1"},
             "status": {"phase": "Running", "podIPs": [{"ip": "10.42.0.7"}], "containerStatuses": [
-                {"restartCount": 3, "ready": false, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                {"restartCount": 3, "ready": false,
+                    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
                  "lastState": {"terminated": {"finishedAt": "2026-01-01T00:55:00Z"}}},
                 {"restartCount": 0, "ready": true, "state": {"running": {}}},
             ]},

@@ -1,3 +1,5 @@
+//! Rows that come and go while others look them up.
+
 use super::*;
 
 /// A row of a made-up group: a copy of the built-in lease's under another name.

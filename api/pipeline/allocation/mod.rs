@@ -99,7 +99,8 @@ impl Road {
                     Some(asked) => {
                         if !ip.net.contains(&asked) {
                             let why = format!(
-                                "failed to allocate IP {asked}: the provided network does not match \
+                                "failed to allocate IP {asked}: the provided network does not \
+ match \
                                  the current range"
                             );
                             let field = format!("spec.clusterIPs[{number}]");
@@ -210,7 +211,8 @@ impl Road {
         if !range.contains(&port) {
             let (first, last) = (range.start(), range.end());
             return Ok(Some(format!(
-                "provided port is not in the valid range. The range of valid ports is {first}-{last}"
+                "provided port is not in the valid range. \
+                    The range of valid ports is {first}-{last}"
             )));
         }
         let held =

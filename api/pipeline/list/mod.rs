@@ -32,7 +32,8 @@ const PAGE_BYTES: usize = 1 << 20;
 const GATHERED_BYTES_MAX: usize = 32 << 20;
 
 const TOO_OLD_TO_GO_ON: &str = "The provided continue parameter is too old to display a consistent \
-     list result. You can start a new list without the continue parameter, or use the continue token \
+     list result. You can start a new list without the continue parameter, or use the \
+    continue token \
      in this response to retrieve the remainder of the results. Continuing with the provided token \
      results in an inconsistent list - objects that were created, modified, or deleted between the \
      time the first chunk was returned and now may show up in the list.";

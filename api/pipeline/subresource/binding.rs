@@ -189,7 +189,8 @@ mod tests {
         assert_eq!(refused.code(), 409);
         assert_eq!(
             refused.message(),
-            "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \
+            "Operation cannot be fulfilled on pods/binding \
+                \"p\": pod p is already assigned to node \
              \"n1\""
         );
     }

@@ -1,3 +1,5 @@
+//! Built-in types as nodes.
+
 use super::*;
 use crate::schema::Text;
 

@@ -82,7 +82,8 @@ pub(super) fn read(node: &Node, value: Value) -> Result<Value, Mismatch> {
 fn time(text: &str) -> Result<Timestamp, Mismatch> {
     Timestamp::parse(text).ok_or_else(|| {
         Mismatch::Text(format!(
-            "parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?} as \"2006\""
+            "parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": \
+                cannot parse {text:?} as \"2006\""
         ))
     })
 }

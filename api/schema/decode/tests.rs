@@ -1,3 +1,5 @@
+//! What strict decoding keeps, drops and says.
+
 use serde_json::json;
 
 use super::*;
@@ -204,7 +206,8 @@ fn whatever_json_it_is_can_be_read_without_a_type() {
 
 proptest::proptest! {
     #[test]
-    fn no_bytes_make_decoding_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+    fn no_bytes_make_decoding_panic(
+        bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
         let _ = decode(POD, Syntax::Json, &bytes);
         let _ = decode(POD, Syntax::Yaml, &bytes);
     }

@@ -40,9 +40,10 @@ static UUID: LazyLock<Regex> = LazyLock::new(|| {
 });
 static EMAIL: LazyLock<Regex> = LazyLock::new(|| pattern(r#"^([^\s@<>"]+|"[^"]+")@[^\s@<>]+$"#));
 static HOSTNAME: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"^([a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*\.?$",
-    )
+    pattern(concat!(
+        r"^([a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)",
+        r"(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*\.?$"
+    ))
 });
 static URI: LazyLock<Regex> = LazyLock::new(|| pattern(r"^([A-Za-z][A-Za-z0-9+.-]*:\S+|/\S*)$"));
 static HEX_COLOR: LazyLock<Regex> =

@@ -1,3 +1,5 @@
+//! What a structural schema refuses, and in which words.
+
 use serde_json::json;
 
 use super::*;
@@ -96,7 +98,10 @@ fn what_is_wrong_is_told_in_upstreams_words() {
             json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true,
                    "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}),
             json!({"a": 1, "b": 2}),
-            r#"spec: Invalid value: {"a":1,"b":2}: "spec" must validate one and only one schema (oneOf). Found 2 valid alternatives"#,
+            concat!(
+                r#"spec: Invalid value: {"a":1,"b":2}: "spec" must validate one and only "#,
+                "one schema (oneOf). Found 2 valid alternatives"
+            ),
         ),
         (
             json!({"type": "string", "not": {"enum": ["x"]}}),
@@ -114,11 +119,13 @@ fn what_keeps_the_rules_is_not_complained_of() {
         (json!({"type": "integer"}), json!(1.0)),
         (json!({"type": "string", "nullable": true}), Value::Null),
         (
-            json!({"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": true}),
+            json!({"anyOf": [{"type": "integer"}, {"type": "string"}],
+                "x-kubernetes-int-or-string": true}),
             json!("50%"),
         ),
         (
-            json!({"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": true}),
+            json!({"anyOf": [{"type": "integer"}, {"type": "string"}],
+                "x-kubernetes-int-or-string": true}),
             json!(5),
         ),
         (json!({"type": "number", "enum": [1, 2.5]}), json!(1.0)),
@@ -129,7 +136,8 @@ fn what_keeps_the_rules_is_not_complained_of() {
         ),
         (json!({"type": "string", "format": "mac"}), json!("00:11:22:33:44:55")),
         (
-            json!({"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
+            json!({"type": "object", "properties": {
+                "a": {"type": "string"}, "b": {"type": "string"}},
                    "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}),
             json!({"b": "x"}),
         ),
@@ -159,7 +167,8 @@ fn unknown_fields_of_custom_resources_are_pruned_and_told() {
                  "pod": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "other": 1}},
         "spec": {"known": "wrong", "empty": null,
                  "free": {"any": {"thing": 1.0, "thing": 2}, "tight": {"x": 1}},
-                 "pod": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "other": 1}}}"#;
+                 "pod": {"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "p"}, "other": 1}}}"#;
     let read = decode(&node, Syntax::Json, text).unwrap();
     assert_eq!(
         read.value,
@@ -231,13 +240,15 @@ fn a_schema_that_is_not_structural_is_told_why() {
             "b": {"type": "array"},
             "c": {"type": "array", "items": {}},
             "d": {"type": "string", "anyOf": [{"type": "string"}]},
-            "e": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+            "e": {"x-kubernetes-int-or-string": true,
+                "anyOf": [{"type": "integer"}, {"type": "string"}]},
             "metadata": {"type": "object", "properties": {"labels": {"type": "object"}}},
         }})),
         [
             "~.properties[a].type: Required value: must not be empty for specified object fields",
             "~.properties[b].items: Required value: must be specified",
-            "~.properties[c].items.type: Required value: must not be empty for specified array items",
+            "~.properties[c].items.type: Required value: \
+                must not be empty for specified array items",
             "~.properties[d].anyOf[0].type: Forbidden: must be empty to be structural",
             "~.properties[metadata]: Forbidden: must not specify anything other than name and \
              generateName, but metadata is implicitly specified",

@@ -14,7 +14,8 @@ async fn discovery_comes_at_once_for_who_asks_and_piece_by_piece_for_all_others(
         let groups = api.ask("GET", "/apis", headers, "").await.json();
         assert_eq!(groups["kind"], "APIGroupList", "{accept}");
     }
-    let old = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+    let old = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,\
+         application/json";
     let legacy = api.ask("GET", "/apis", &[("accept", old)], "").await.json();
     assert_eq!(legacy["kind"], "APIGroupList", "an old form is passed over");
     let wanted = format!("{AGGREGATED},application/json");

@@ -96,7 +96,8 @@ pub const PODS: &str = "/api/v1/namespaces/default/pods";
 pub const MERGE: &str = "application/merge-patch+json";
 
 pub fn config_map(name: &str, data: &str) -> Value {
-    json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": name}, "data": {"a": data}})
+    json!({"kind": "ConfigMap", "apiVersion": "v1",
+        "metadata": {"name": name}, "data": {"a": data}})
 }
 
 pub fn pod(name: &str) -> Value {
@@ -206,7 +207,8 @@ async fn who_asks_in_anothers_name_is_held_to_what_that_one_may() {
     assert_eq!(refused.code, 403);
     assert_eq!(
         refused.json()["message"],
-        "nodes is forbidden: User \"nobody\" cannot list resource \"nodes\" in API group \"\" at the \
+        "nodes is forbidden: User \"nobody\" \
+            cannot list resource \"nodes\" in API group \"\" at the \
          cluster scope"
     );
     let masters = [("impersonate-user", "chief"), ("impersonate-group", "system:masters")];

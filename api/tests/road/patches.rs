@@ -13,7 +13,8 @@ fn deployment() -> Value {
     json!({"kind": "Deployment", "apiVersion": "apps/v1", "metadata": {"name": "d"},
         "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "d"}}, "template": {
             "metadata": {"labels": {"app": "d"}},
-            "spec": {"containers": [{"name": "a", "image": "one"}, {"name": "b", "image": "two"}]}}}})
+            "spec": {"containers": [{"name": "a", "image": "one"},
+                {"name": "b", "image": "two"}]}}}})
 }
 
 #[tokio::test]
@@ -32,7 +33,8 @@ async fn each_patch_does_what_its_type_says() {
         json!({"spec": {"template": {"spec": {"containers": [{"name": "b", "image": "new"}]}}}});
     let merged = api.patch(&path, STRATEGIC, &one).await.json();
     assert_eq!(images(&merged), both("one", "new"), "merged by name");
-    let first = json!([{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "x"},
+    let first = json!([{"op": "replace",
+        "path": "/spec/template/spec/containers/0/image", "value": "x"},
         {"op": "test", "path": "/spec/replicas", "value": 2}]);
     assert_eq!(images(&api.patch(&path, JSON, &first).await.json()), both("x", "new"));
     let failing = json!([{"op": "test", "path": "/spec/replicas", "value": 7}]);
@@ -87,7 +89,10 @@ async fn apply(api: &Api, manager: &str, force: bool, body: &Value) -> crate::ht
 #[tokio::test]
 async fn an_apply_creates_owns_and_gives_up() {
     let api = Api::start().await;
-    let wanted = |data: Value| json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a"}, "data": data});
+    let wanted = |data: Value| {
+        json!({"kind": "ConfigMap", "apiVersion": "v1",
+        "metadata": {"name": "a"}, "data": data})
+    };
     let created = apply(&api, "one", false, &wanted(json!({"x": "1", "y": "1"}))).await;
     assert_eq!(created.code, 201, "{}", created.json());
     let entry = &created.json()["metadata"]["managedFields"][0];

@@ -2,8 +2,8 @@
 //!
 //! The decision is [`plan`]; what schedules mean is in `kontiki_api::object::schedule`.
 //!
-//! Keeps: a Job that was started stands in the status before the next is; one that the status misses is found by
-//! its name.
+//! Keeps: a Job that was started stands in the status before the next is; one that the status misses is
+//! found by its name.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! What a CronJob does next. Pure.
 //!
-//! Of all times that were missed only the last is made up for, and only within `startingDeadlineSeconds`. A Job's
-//! name says the minute that it was due, so that one minute never starts two.
+//! Of all times that were missed only the last is made up for, and only within `startingDeadlineSeconds`. A
+//! Job's name says the minute that it was due, so that one minute never starts two.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -151,7 +151,8 @@ impl Plan {
         if spec.schedule.contains("TZ") {
             let message = format!(
                 "CRON_TZ or TZ used in schedule {:?} is not officially supported, see \
-                 https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details",
+                 https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ \
+                 for more details",
                 spec.schedule
             );
             self.tell(true, "UnsupportedSchedule", message);

@@ -1,3 +1,5 @@
+//! CronJobs, by what their plan says at certain times.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -2,7 +2,8 @@
 //!
 //! The decision is [`plan`], eligibility of nodes is in [`nodes`], the history of templates in `revisions`.
 //!
-//! Keeps: a pod is pinned to its node before it exists; nothing is decided before the informer shows what was done.
+//! Keeps: a pod is pinned to its node before it exists; nothing is decided before the informer shows what
+//! was done.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! What a DaemonSet does next on its nodes. Pure.
 //!
-//! First every node gets its pod, and what is too many or has ended goes; when nothing of that is left to do, old
-//! pods are replaced as far as the update strategy lets them.
+//! First every node gets its pod, and what is too many or has ended goes; when nothing of that is left to
+//! do, old pods are replaced as far as the update strategy lets them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! DaemonSets, by what their plan says of nodes and pods.
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -40,7 +42,8 @@ fn pod(node: &str, hash: &str, state: &str) -> Arc<Pod> {
         other => (other, "False"),
     };
     let object = json!({
-        "metadata": {"name": format!("{node}-{hash}"), "namespace": "ops", "uid": format!("{node}{hash}"),
+        "metadata": {"name": format!("{node}-{hash}"), "namespace": "ops",
+            "uid": format!("{node}{hash}"),
             "labels": {"app": "logs", "controller-revision-hash": hash}},
         "spec": {"nodeName": node, "containers": []},
         "status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready,

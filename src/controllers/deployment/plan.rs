@@ -1,8 +1,8 @@
 //! What a Deployment's ReplicaSets should be like next. Pure.
 //!
-//! One look makes one stage of progress: make the new set, or grow it, or shrink old ones. What the stage did is
-//! seen before the next is decided, so that bounds on pods hold at every moment: never more than `replicas` and
-//! `maxSurge` together, never fewer available than `replicas` without `maxUnavailable`.
+//! One look makes one stage of progress: make the new set, or grow it, or shrink old ones. What the stage
+//! did is seen before the next is decided, so that bounds on pods hold at every moment: never more than
+//! `replicas` and `maxSurge` together, never fewer available than `replicas` without `maxUnavailable`.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};

@@ -1,3 +1,5 @@
+//! Rollouts, by what their plan says of sets of certain sizes.
+
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
@@ -191,7 +193,7 @@ fn a_rollout_that_does_not_move_is_reported_after_its_deadline_and_not_before() 
 fn a_failure_of_a_set_is_told_and_taken_back() {
     let mut failing = set("v1", 10, 4, 10);
     failing.status.as_mut().unwrap().conditions = serde_json::from_value(json!([
-        {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "quota"}]))
+        {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate"}]))
     .unwrap();
     let told = look(&deployment(&json!({})), &[failing]).status;
     let has = |status: &DeploymentStatus| {

@@ -1,9 +1,11 @@
 //! Runs the pods of a Job until enough of them have succeeded, and counts each exactly once.
 //!
-//! The decision is [`plan`]; the rules it asks are in [`policy`], the sets of indexes in [`indexes`]. A second loop
-//! ([`orphans`]) lets go of pods whose Job is gone or done, so that no finalizer outlives its reason.
+//! The decision is [`plan`]; the rules it asks are in [`policy`], the sets of indexes in [`indexes`]. A
+//! second loop ([`orphans`]) lets go of pods whose Job is gone or done, so that no finalizer outlives its
+//! reason.
 //!
-//! Keeps: nothing is decided before the informers show the Job's status and the pods as this loop wrote them last.
+//! Keeps: nothing is decided before the informers show the Job's status and the pods as this loop wrote
+//! them last.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -113,6 +115,13 @@ impl Reconcile for Controller {
         if !matches!(spec.completion_mode.as_deref(), None | Some("NonIndexed" | "Indexed")) {
             let message = "Skipped Job sync because completion mode is unknown";
             self.recorder.warning(job.as_ref(), "UnknownCompletionMode", message);
+            return Ok(Next::WhenChanged);
+        }
+        let template = spec.template.metadata.clone().unwrap_or_default();
+        if !labels::selects(&selector(&job), &template) {
+            // Its pods would be let go of as soon as they are made, and made again without end.
+            let message = "The Job's selector does not select the pods of its template";
+            self.recorder.warning(job.as_ref(), "SelectorMismatch", message);
             return Ok(Next::WhenChanged);
         }
         let pods = self.claim(key, &job).await?;

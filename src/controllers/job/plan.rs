@@ -1,9 +1,10 @@
 //! What a Job does next. Pure.
 //!
-//! A pod that ended is counted in two steps, so that none is counted twice or not at all whatever is lost between:
-//! its uid goes into `uncountedTerminatedPods` (or its index into `completedIndexes`), and only then its finalizer
-//! goes; when a pod no longer bears the finalizer, its uid becomes a number. A look that finds a Job at its end
-//! says so first (`FailureTarget`, `SuccessCriteriaMet`), and when all is counted and no pod is left, for good.
+//! A pod that ended is counted in two steps, so that none is counted twice or not at all whatever is lost
+//! between: its uid goes into `uncountedTerminatedPods` (or its index into `completedIndexes`), and only
+//! then its finalizer goes; when a pod no longer bears the finalizer, its uid becomes a number. A look that
+//! finds a Job at its end says so first (`FailureTarget`, `SuccessCriteriaMet`), and when all is counted
+//! and no pod is left, for good.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -375,7 +376,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The pods that go: `at_least` so many, and whatever stands for an index that has another or that is none.
+    /// The pods that go: `at_least` so many, and whatever stands for an index that has another or that is
+    /// none.
     fn surplus(&self, at_least: usize) -> Vec<Arc<Pod>> {
         let mut left = self.active.clone();
         left.sort_by(|a, b| deleted_first(a, b, |_| 1));

@@ -1,4 +1,5 @@
-//! The rules by which a Job counts failures, waits after them, and is content with less than everything. Pure.
+//! The rules by which a Job counts failures, waits after them, and is content with less than everything.
+//! Pure.
 
 use k8s_openapi::api::batch::v1::{
     PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule, SuccessPolicy,

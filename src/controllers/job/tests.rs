@@ -1,3 +1,5 @@
+//! Jobs, by what their plan says of pods in certain states.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -2,8 +2,8 @@
 //!
 //! The decision is [`plan`], who a pod is, [`pods`]; the history of templates is in `revisions`.
 //!
-//! Keeps: a pod is made after its claims, never from a claim that goes with an earlier pod of its name; nothing is
-//! decided before the informers show what was done.
+//! Keeps: a pod is made after its claims, never from a claim that goes with an earlier pod of its name;
+//! nothing is decided before the informers show what was done.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -248,7 +248,8 @@ impl Controller {
                 Err(status) if status.is(Reason::AlreadyExists) => {}
                 Err(status) => {
                     let message = format!(
-                        "Create Claim {name} for Pod {pod} in StatefulSet {owner} failed error: {status}"
+                        "Create Claim {name} for Pod {pod} in StatefulSet {owner} \
+                         failed error: {status}"
                     );
                     self.recorder.warning(set, "FailedCreate", message);
                     return Err(status);

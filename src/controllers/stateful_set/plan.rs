@@ -1,8 +1,8 @@
 //! What a StatefulSet does next with its pods. Pure.
 //!
-//! In order, unless the set is `Parallel`: each ordinal is there and available before the next is made; pods beyond
-//! the last ordinal go from the highest down; then pods of an old revision go from the highest down, and come back
-//! with the new one. At most one step is made at a time, and seen before the next.
+//! In order, unless the set is `Parallel`: each ordinal is there and available before the next is made;
+//! pods beyond the last ordinal go from the highest down; then pods of an old revision go from the highest
+//! down, and come back with the new one. At most one step is made at a time, and seen before the next.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -135,8 +135,8 @@ fn keeper(set: &StatefulSet, ordinal: i32) -> Keeper {
     }
 }
 
-/// The owners that a claim is to have, if they are not those it has. A claim that somebody else controls keeps its
-/// controller and is not given ours.
+/// The owners that a claim is to have, if they are not those it has. A claim that somebody else controls
+/// keeps its controller and is not given ours.
 pub fn owners(
     set: &StatefulSet,
     pod: &Pod,

@@ -1,3 +1,5 @@
+//! StatefulSets, by what their plan says of pods in certain states.
+
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kontiki_api::object::time::Timestamp;

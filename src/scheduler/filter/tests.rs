@@ -82,7 +82,10 @@ fn what_is_short_is_told_for_each_node() {
 fn affinity_to_nodes_is_any_of_its_terms() {
     let nodes =
         [node("a", &json!({})), node("b", &json!({"metadata": {"labels": {"disk": "ssd"}}}))];
-    let term = |key: &str, operator: &str| json!({"matchExpressions": [{"key": key, "operator": operator}]});
+    let term = |key: &str, operator: &str| {
+        let rule = json!({"key": key, "operator": operator});
+        json!({"matchExpressions": [rule]})
+    };
     let wants = |terms: Value| {
         json!({"affinity": {"nodeAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}})

@@ -1,7 +1,7 @@
 //! Where a pod's volumes can be reached from.
 //!
-//! A claim that is bound ties the pod to the nodes of its volume. One that waits for its first consumer is open: a
-//! volume that is there may fit, or its class provisions one where the pod goes.
+//! A claim that is bound ties the pod to the nodes of its volume. One that waits for its first consumer
+//! is open: a volume that is there may fit, or its class provisions one where the pod goes.
 
 use std::sync::Arc;
 
