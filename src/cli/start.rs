@@ -5,7 +5,7 @@ use clap::{ArgMatches, Args, Subcommand, ValueEnum};
 
 use super::config::{MASTERS, NODES, Options};
 use crate::failure::Failure;
-use crate::roles::master;
+use crate::roles::{master, node};
 use crate::telemetry;
 
 #[derive(Args)]
@@ -101,28 +101,30 @@ impl Start {
         let all = given.clone().complete()?;
         let mut settings = all.clone().master(&given)?;
         settings.loops = !matches!(plan, Plan::Api);
+        let node_settings = all.clone().node(&given)?;
         if let Some(path) = &all.write_config {
             return all.write(path);
         }
         let level = all.log_level.as_deref().unwrap_or("info");
         telemetry::start(level, all.log_format.unwrap_or_default()).map_err(Failure::Usage)?;
         match plan {
-            Plan::Node => return Err(not_there("node agent")),
+            Plan::Node => return run(node::run(node_settings)),
             Plan::Controllers => return Err(not_there("controllers")),
-            Plan::MasterAndNode => {
-                tracing::warn!("this release has no node agent yet: only the master is started");
-            }
+            Plan::MasterAndNode => settings.node = Some(node_settings),
             Plan::Master | Plan::Api => {}
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .thread_name("kontiki")
-            .build()?;
-        let ended = runtime.block_on(master::run(settings));
-        // What still blocks on the disk must not keep the process alive.
-        runtime.shutdown_timeout(std::time::Duration::from_secs(2));
-        ended
+        run(master::run(settings))
     }
+}
+
+/// Runs a role to its end.
+fn run(role: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("kontiki").build()?;
+    let ended = runtime.block_on(role);
+    // What still blocks on the disk must not keep the process alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    ended
 }
 
 fn not_there(what: &str) -> Failure {

@@ -1,6 +1,7 @@
 //! The roles that a process can have; the only places that build the whole.
 
 pub mod master;
+pub mod node;
 pub mod offline;
 pub mod ports;
 

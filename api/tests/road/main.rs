@@ -3,6 +3,7 @@
 mod client;
 mod discovery;
 mod http;
+mod https;
 mod lists;
 mod patches;
 mod pods;
