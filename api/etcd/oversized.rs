@@ -5,7 +5,7 @@
 
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode;
-use tonic::{Code, Status};
+use tonic::Code;
 
 /// How the transport begins what it says of a message that is too long.
 const TRANSPORT: &str = "Error, decoded message length too large: found ";
@@ -34,6 +34,8 @@ fn etcds_words(said: &str) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Status;
+
     use super::*;
 
     fn reworded(status: Status) -> Status {

@@ -78,10 +78,12 @@ async fn watches(client: &mut Client) {
     let mut stream = client.watch("w/", Some(options)).await.unwrap();
     client.put("w/1", "y", None).await.unwrap();
     client.delete("w/1", None).await.unwrap();
-    let mut seen = Vec::new();
+    let (mut seen, mut id) = (Vec::new(), 0);
     while seen.len() < 3 {
         let told = tokio::time::timeout(PATIENCE, stream.message()).await.expect("it is told");
-        for event in told.unwrap().expect("the stream goes on").events() {
+        let told = told.unwrap().expect("the stream goes on");
+        id = told.watch_id();
+        for event in told.events() {
             let before = event.prev_kv().map(|kv| kv.value().to_vec());
             seen.push((event.event_type(), before));
         }
@@ -93,7 +95,7 @@ async fn watches(client: &mut Client) {
     ];
     assert_eq!(seen, expected);
     stream.request_progress().await.unwrap();
-    stream.cancel().await.unwrap();
+    stream.cancel(id).await.unwrap();
     while let Some(told) = stream.message().await.unwrap() {
         if told.canceled() {
             return;
