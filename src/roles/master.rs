@@ -225,6 +225,7 @@ impl Master {
             pki: Arc::clone(&material) as Arc<dyn cluster::Pki>,
             me: record.clone(),
             settings: origin.settings.clone(),
+            ids_from: origin.ids_from()?,
         });
         let kube =
             Kube::new(replica.clone(), &*material, &origin.settings, &record.api, stop.clone())?;
