@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The log keeps bytes: what they mean is the affair of others.
     ("raft/log/", &["kontiki_storage", "openraft", "crate::network", "crate::replica"]),
     ("raft/network/", &["crate::replica", "crate::log", "crate::state_machine"]),
-    ("api/", &["crate::roles", "crate::cli"]),
+    ("api/", &["crate::roles", "crate::cli::"]),
     ("api/etcd/", &["crate::object", "crate::http", "crate::node", "crate::pipeline"]),
     ("api/http/", &["crate::etcd", "crate::node"]),
     ("api/node/", &["crate::etcd", "crate::http"]),
