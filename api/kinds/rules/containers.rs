@@ -143,7 +143,8 @@ fn check_variable(variable: &Field<'_>, found: &mut Found) {
         found.push(name.required(""));
     } else if !name.text().bytes().all(|it| (0x20..0x7f).contains(&it) && it != b'=') {
         found.push(name.invalid(
-            "a valid environment variable name must consist only of printable ASCII characters other than '='",
+            "a valid environment variable name must consist only of printable ASCII characters \
+             other than '='",
         ));
     }
     if !from.is_set() {
@@ -157,7 +158,8 @@ fn check_variable(variable: &Field<'_>, found: &mut Found) {
         found.push(from.invalid("may not have more than one field specified at a time"));
     } else if set.is_empty() {
         found.push(from.invalid(
-            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, \
+             `secretKeyRef` or `fileKeyRef`",
         ));
     }
     for name in ["configMapKeyRef", "secretKeyRef"] {

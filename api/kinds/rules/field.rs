@@ -302,8 +302,8 @@ impl<'a> Field<'a> {
 }
 
 pub(super) const IMMUTABLE: &str = "field is immutable";
-const PERCENT: &str = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  \
-    or '93%', regex used for validation is '[0-9]+%')";
+const PERCENT: &str = "a valid percent string must be a numeric string followed by an ending '%' \
+    (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
 
 fn is_percent(text: &str) -> bool {
     let digits = text.strip_suffix('%').unwrap_or_default();

@@ -62,9 +62,10 @@ fn check_host(host: &Field<'_>, found: &mut Found) {
     }
     match host.text().strip_prefix("*.") {
         None if host.text().contains('*') => found.push(host.invalid(
-            "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must \
-             consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character \
-             (e.g. '*.example.com', regex used for validation is \
+            "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS \
+             subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and \
+             end with an alphanumeric character (e.g. '*.example.com', regex used for \
+             validation is \
              '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
         )),
         None => host.must_be_subdomain(found),

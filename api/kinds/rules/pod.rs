@@ -13,8 +13,9 @@ const RESTARTS: &[&str] = &["Always", "OnFailure", "Never"];
 const DNS: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 const MAY_CHANGE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
-    `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing \
-    tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+    `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions \
+    to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it \
+    was previously negative)";
 
 pub(super) fn pod(object: &Value) -> Vec<Cause> {
     let mut found = Found::new();
@@ -129,7 +130,8 @@ fn check_toleration(it: &Field<'_>, found: &mut Found) {
         key.must_be_qualified(found);
     } else if operator.text() != "Exists" {
         found.push(operator.invalid(
-            "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
+            "operator must be Exists when `key` is empty, which means \"match all values and all \
+             keys\"",
         ));
     }
     if it.at("tolerationSeconds").is_set() && effect.text() != "NoExecute" {

@@ -37,7 +37,8 @@ pub(super) fn priority_class(object: &Value) -> Vec<Cause> {
         if !known || class.at("globalDefault").is_true() {
             let what = format!("{} is not a known system priority class", name.text());
             found.push(name.forbidden(&format!(
-                "priority class names with 'system-' prefix are reserved for system use only. error: {what}"
+                "priority class names with 'system-' prefix are reserved for system use only. \
+                 error: {what}"
             )));
         }
     } else if number > PRIORITY_MAX {

@@ -37,7 +37,8 @@ fn a_pod_needs_containers_that_can_run() {
     let bad = pod(json!({"restartPolicy": "Sometimes", "containers": [
         {"name": "A", "volumeMounts": [{"name": "v", "mountPath": "/x"}]},
         {"name": "b", "image": "i", "ports": [{"containerPort": 70000}]},
-        {"name": "b", "image": "i", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}},
+        {"name": "b", "image": "i",
+            "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}},
     ]}));
     let fields: Vec<String> =
         said("", "Pod", bad).iter().map(|line| line.split(": ").next().unwrap().into()).collect();
@@ -119,9 +120,8 @@ fn a_job_keeps_its_template_and_does_not_restart_for_ever() {
     assert!(said("batch", "Job", job("Never")).is_empty());
     assert_eq!(
         said("batch", "Job", job("Always")),
-        [
-            "spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""
-        ]
+        ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \
+             \"Never\""]
     );
     let said = said_of_change("batch", "Job", &job("OnFailure"), &job("Never"));
     assert!(
@@ -231,7 +231,8 @@ fn the_rules_of_access_are_well_formed() {
 
 #[test]
 fn the_network_is_described_in_ports_paths_and_ranges() {
-    let policy = json!({"spec": {"podSelector": {"matchExpressions": [{"key": "a", "operator": "Is"}]},
+    let chosen = json!({"matchExpressions": [{"key": "a", "operator": "Is"}]});
+    let policy = json!({"spec": {"podSelector": chosen,
         "egress": [{"to": [{}, {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}}]}]}});
     assert_eq!(
         said("networking.k8s.io", "NetworkPolicy", policy),
@@ -266,7 +267,8 @@ fn limits_are_in_order_and_quotas_name_what_is_counted() {
     assert_eq!(
         said("", "ResourceQuota", json!({"spec": {"hard": {"pods": "-1", "nonsense": "1"}}})),
         [
-            "spec.hard[nonsense]: Invalid value: \"nonsense\": must be a standard resource for quota",
+            "spec.hard[nonsense]: Invalid value: \"nonsense\": must be a standard resource for \
+             quota",
             "spec.hard[pods]: Invalid value: \"-1\": must be greater than or equal to 0"
         ]
     );
