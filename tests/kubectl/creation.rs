@@ -85,6 +85,18 @@ async fn files_and_runs_become_objects() {
             &["serviceAccountName: default", "tolerationSeconds: 300", "schedulerName: default"],
         );
         kubectl.fails(&["get", "pod", "q"], &["NotFound"]);
+        let alone = r#"{"spec":{"automountServiceAccountToken":false}}"#;
+        kubectl.run(&["run", "alone", "--image=i", "--overrides", alone]).good();
+        kubectl.says(&["get", "pod", "alone", "-o", "jsonpath={.spec.volumes}"], "");
+        let range = "apiVersion: v1\nkind: LimitRange\nmetadata: {name: r}\nspec:\n  limits:\n  \
+            - {type: Container, default: {cpu: 300m}, defaultRequest: {cpu: 200m}}\n";
+        kubectl.feed(&["create", "-f", "-"], range).good();
+        let resources = "jsonpath={.spec.containers[0].resources}";
+        kubectl
+            .until(&["run", "limited", "--image=i", "--dry-run=server", "-o", resources], |it| {
+                it.out == r#"{"limits":{"cpu":"300m"},"requests":{"cpu":"200m"}}"#
+            });
+        kubectl.run(&["delete", "limitrange", "r"]).good();
         kubectl.says(&["expose", "pod", "p", "--port=80"], "service/p exposed");
         kubectl.says(&["get", "service", "p", "-o", "jsonpath={.spec.selector}"], r#"{"a":"b"}"#);
         let list = "apiVersion: v1\nkind: List\nitems:\n\

@@ -27,6 +27,17 @@ async fn what_cannot_be_is_refused_field_by_field() {
             ],
         );
         refuse(
+            pod(serde_json::json!({"containers": [{"name": "c", "image": "i"}],
+                "runtimeClassName": "none"})),
+            &["pod rejected: RuntimeClass \"none\" not found"],
+        );
+        refuse(
+            pod(serde_json::json!({"containers": [{"name": "c", "image": "i"}],
+                "securityContext": {"sysctls": [{"name": "kernel.shm_rmid_forced", "value": "0"},
+                    {"name": "foo-", "value": "bar"}]}})),
+            &["spec.securityContext.sysctls[1].name: Invalid value: \"foo-\""],
+        );
+        refuse(
             serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "A"}}),
             &["metadata.name: Invalid value: \"A\": a lowercase RFC 1123 subdomain"],
         );
@@ -57,7 +68,7 @@ async fn what_may_not_change_stays() {
             "template":{"metadata":{"labels":{"app":"b"}}}}}"#;
         kubectl.fails(
             &["patch", "deployment", "web", "-p", selector],
-            &["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"b\"}}: field is immutable"],
+            &["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"b\"}}: field is immu"],
         );
         kubectl.run(&["run", "p", "--image=i"]).good();
         kubectl.fails(

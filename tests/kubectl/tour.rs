@@ -210,6 +210,7 @@ pub fn deployment(replicas: u32) -> String {
          metadata:\n  name: web\n  labels: {{app: web}}\n\
          spec:\n  replicas: {replicas}\n  selector: {{matchLabels: {{app: web}}}}\n  \
          template:\n    metadata: {{labels: {{app: web}}}}\n    \
-         spec:\n      containers:\n      - {{name: c, image: nginx, ports: [{{containerPort: 80}}]}}\n"
+         spec:\n      containers:\n      - name: c\n        image: nginx\n        \
+         ports: [{{containerPort: 80}}]\n"
     )
 }

@@ -1,6 +1,8 @@
 //! Waiting for what comes, and watching it come.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use crate::tour::tour;
@@ -63,6 +65,37 @@ async fn every_change_of_what_is_watched_is_printed() {
         until(["DELETED", "m", "2"]);
         child.kill().unwrap();
         child.wait().unwrap();
+    })
+    .await;
+}
+
+/// What the API lists at its root, asked for through a proxy.
+fn versions(mut proxy: impl Read + Write) -> String {
+    proxy.write_all(b"GET /api/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    proxy.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_proxy_of_kubectl_passes_everything_on() {
+    tour(|kubectl| {
+        let socket = kubectl.folder.join("proxy.sock");
+        let by_socket = format!("--unix-socket={}", socket.display());
+        for how in ["--port=0", &by_socket] {
+            let mut proxy = kubectl.command(&["proxy", how]);
+            let mut child = proxy.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let line = lines.next().expect("it says where it is").unwrap();
+            let place = line.trim_start_matches("Starting to serve on ");
+            let answer = match how {
+                "--port=0" => versions(TcpStream::connect(place).unwrap()),
+                _ => versions(UnixStream::connect(place).unwrap()),
+            };
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(answer.contains("\"kind\":\"APIVersions\""), "{answer}");
+        }
     })
     .await;
 }

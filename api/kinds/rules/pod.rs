@@ -119,9 +119,33 @@ fn check_spec(spec: &Field<'_>, claims: &[&str], found: &mut Found) {
         let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
         found.push(spec.at("dnsConfig.nameservers").required(why));
     }
+    for sysctl in spec.at("securityContext.sysctls").items() {
+        let name = sysctl.at("name");
+        if name.is_empty() {
+            found.push(name.required(""));
+        } else {
+            name.must_be(bad_sysctl, found);
+        }
+    }
     if spec.at("os.name").is_set() {
         spec.at("os.name").must_be_one_of(&["linux", "windows"], found);
     }
+}
+
+/// Why a text cannot name a setting of the kernel; `None` where it can.
+fn bad_sysctl(name: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_part = |part: &str| {
+        let bytes = part.as_bytes();
+        bytes.iter().all(|byte| plain(*byte) || b"-_".contains(byte))
+            && bytes.first().is_some_and(|byte| plain(*byte))
+            && bytes.last().is_some_and(|byte| plain(*byte))
+    };
+    (name.len() > 253 || !name.split(['.', '/']).all(is_part)).then(|| {
+        "must have at most 253 characters and match regex \
+         ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$"
+            .into()
+    })
 }
 
 fn check_toleration(it: &Field<'_>, found: &mut Found) {

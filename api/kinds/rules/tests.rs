@@ -152,6 +152,10 @@ fn what_is_immutable_in_a_config_map_or_secret_stays() {
           characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used \
           for validation is '[-._a-zA-Z0-9]+')"]
     );
+    for (kind, data) in [("ConfigMap", json!({"": "c"})), ("Secret", json!({"": "Yw=="}))] {
+        let said = said("", kind, json!({"data": data}));
+        assert!(said[0].starts_with("data[]: Invalid value: \"\": a valid config key"), "{said:?}");
+    }
     assert_eq!(
         said("", "Secret", json!({"type": "kubernetes.io/tls"})),
         ["data[tls.crt]: Required value", "data[tls.key]: Required value"]

@@ -3,6 +3,7 @@
 mod client;
 mod discovery;
 mod http;
+mod lifecycles;
 mod lists;
 mod patches;
 mod pods;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::http::{Api, CONFIG_MAPS, MERGE, config_map};
 
 /// The events of a watch, one line each.
-struct Stream {
+pub struct Stream {
     body: Incoming,
     rest: BytesMut,
 }
@@ -19,14 +19,14 @@ impl Stream {
         Stream::at(api, &path, &[]).await
     }
 
-    async fn at(api: &Api, path: &str, headers: &[(&str, &str)]) -> Stream {
+    pub async fn at(api: &Api, path: &str, headers: &[(&str, &str)]) -> Stream {
         let response = api.send("GET", path, headers, "").await;
         assert_eq!(response.status(), 200);
         Stream { body: response.into_body(), rest: BytesMut::new() }
     }
 
     /// `None` at the end.
-    async fn next(&mut self) -> Option<Value> {
+    pub async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
                 let line = self.rest.split_to(end + 1);
