@@ -181,7 +181,8 @@ fn of_groups() -> Vec<Case> {
             "events",
             "Event",
             json!({"regarding": {"namespace": "default"},
-                "eventTime": "2026-01-01T00:00:00.000000Z", "reportingController": "c", "reportingInstance": "i", "action": "a",
+                "eventTime": "2026-01-01T00:00:00.000000Z", "reportingController": "c",
+                "reportingInstance": "i", "action": "a",
                 "reason": "r", "type": "Normal", "note": "n"}),
         )
         .in_namespaces(),
@@ -205,12 +206,7 @@ fn of_groups() -> Vec<Case> {
             .in_namespaces(),
         case(network, "servicecidrs", "ServiceCIDR", json!({"spec": {"cidrs": ["10.99.0.0/24"]}}))
             .with_status(ready()),
-        case(
-            "/apis/scheduling.k8s.io/v1",
-            "priorityclasses",
-            "PriorityClass",
-            json!({"value": 5}),
-        ),
+        case("/apis/scheduling.k8s.io/v1", "priorityclasses", "PriorityClass", json!({"value": 5})),
         case("/apis/node.k8s.io/v1", "runtimeclasses", "RuntimeClass", json!({"handler": "h"})),
         case(
             certificates,
@@ -296,12 +292,7 @@ fn of_groups() -> Vec<Case> {
             json!({"spec": {"spec": {}}}),
         )
         .in_namespaces(),
-        case(
-            storage,
-            "storageclasses",
-            "StorageClass",
-            json!({"provisioner": "example.com/p"}),
-        ),
+        case(storage, "storageclasses", "StorageClass", json!({"provisioner": "example.com/p"})),
         case(storage, "csidrivers", "CSIDriver", json!({"spec": {}})),
         case(storage, "csinodes", "CSINode", json!({"spec": {"drivers": []}})),
         case(

@@ -2,6 +2,7 @@
 
 mod client;
 mod discovery;
+mod hostile;
 mod http;
 mod lifecycles;
 mod lists;
