@@ -17,6 +17,7 @@ use crate::controllers::Selection;
 use crate::failure::Failure;
 use crate::roles::controllers;
 use crate::roles::master::{Join, Schedule, Settings};
+use crate::roles::node;
 use crate::telemetry::Format;
 
 /// Headings of the help, by which a role's help leaves out what is not its own.
@@ -239,6 +240,22 @@ impl Options {
             .map_err(|error| Failure::Usage(format!("{error} (--write-config)")))
     }
 
+    /// What a node makes of it. `given` is the same before it was completed: what somebody asked
+    /// for.
+    pub fn node(self, given: &Options) -> Result<node::Settings, Failure> {
+        let taken = "complete() has filled it in";
+        let advertised = self.advertise_address.expect(taken);
+        Ok(node::Settings {
+            join: joining(self.join.as_deref(), self.token.as_deref())?,
+            data_dir: self.data_dir.expect(taken),
+            name: self.name.expect(taken),
+            address: self.node_ip.unwrap_or(advertised),
+            labels: labels(&self.node_labels)?,
+            runtime: self.container_runtime_endpoint.expect(taken),
+            runtime_given: given.container_runtime_endpoint.is_some(),
+        })
+    }
+
     /// What controllers by themselves make of it.
     pub fn controllers(self, asked: Asked) -> Result<controllers::Settings, Failure> {
         let taken = "complete() has filled it in";
@@ -316,10 +333,29 @@ impl Options {
             tls_san: all.tls_san,
             certificate_life: life.0,
             loops: Some(selection(&all.controllers)?),
+            node: None,
             snapshots: (!interval.0.is_zero() && retention > 0)
                 .then_some(Schedule { interval: interval.0, retention }),
         })
     }
+}
+
+/// Labels as they are typed. Some are not a node's to give itself.
+fn labels(said: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let wrong = |label: &str, why: &str| Failure::Usage(format!("--node-labels {label:?}: {why}"));
+    let one = |label: &String| match label.split_once('=') {
+        Some((key, value)) if !key.is_empty() => {
+            let prefix = key.split_once('/').map_or("", |(prefix, _)| prefix);
+            let reserved = prefix == "node-restriction.kubernetes.io"
+                || prefix.ends_with(".node-restriction.kubernetes.io");
+            if reserved {
+                return Err(wrong(label, "a node may not give itself this label"));
+            }
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => Err(wrong(label, "give KEY=VALUE")),
+    };
+    said.iter().map(one).collect()
 }
 
 /// The controllers that were asked for.

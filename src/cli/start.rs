@@ -7,7 +7,7 @@ use super::config::{Asked, MASTERS, NODES, Options};
 use super::period::Period;
 use crate::failure::Failure;
 use crate::hollow;
-use crate::roles::{controllers, master};
+use crate::roles::{controllers, master, node};
 use crate::telemetry;
 
 #[derive(Args)]
@@ -93,7 +93,7 @@ struct Node {
     options: Options,
 }
 
-/// What of all this can be started so far.
+/// What is to be started.
 enum Plan {
     Master,
     Api,
@@ -132,6 +132,7 @@ impl Start {
         let controllers = matches!(plan, Plan::Controllers)
             .then(|| all.clone().controllers(asked))
             .transpose()?;
+        let node_settings = all.clone().node(&given)?;
         if let Some(path) = &all.write_config {
             return all.write(path);
         }
@@ -140,10 +141,8 @@ impl Start {
             return run(controllers::run(settings));
         }
         match plan {
-            Plan::Node => return Err(not_there("node agent")),
-            Plan::MasterAndNode => {
-                tracing::warn!("this release has no node agent yet: only the master is started");
-            }
+            Plan::Node => return run(node::run(node_settings)),
+            Plan::MasterAndNode => settings.node = Some(node_settings),
             Plan::Master | Plan::Api | Plan::Controllers => {}
         }
         run(master::run(settings))
@@ -168,12 +167,6 @@ fn run(role: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
 /// The same with the list of controllers, for those who want to read long.
 fn examples_and_roster() -> String {
     format!("Controllers (--controllers):\n{}\n{EXAMPLES}", crate::controllers::roster())
-}
-
-fn not_there(what: &str) -> Failure {
-    Failure::Run(format!(
-        "this release has no {what} yet; `kontiki start master` starts the store and its fronts"
-    ))
 }
 
 /// Leaves out of each role's help what is not its own.

@@ -3,6 +3,7 @@
 pub mod controllers;
 pub mod hollow;
 pub mod master;
+pub mod node;
 pub mod offline;
 pub mod ports;
 
