@@ -56,6 +56,14 @@ fn links_between_documents_lead_somewhere() {
     assert!(broken.is_empty(), "\n{}\n", broken.join("\n"));
 }
 
+#[test]
+fn tests_that_stand_for_conformance_tests_are_there() {
+    let all = files();
+    let missing: Vec<String> =
+        all.iter().flat_map(|file| rules::missing_tests(file, &all)).collect();
+    assert!(missing.is_empty(), "\n{}\n", missing.join("\n"));
+}
+
 /// A check that cannot fail proves nothing: each rule is shown one file that breaks it.
 #[test]
 fn each_rule_catches_what_it_is_for() {
@@ -88,4 +96,6 @@ fn each_rule_catches_what_it_is_for() {
     assert_eq!(rules::dead(&orphan).len(), 1);
     let page = File::of("docs/a.md", "see [b](b.md)\n");
     assert_eq!(rules::broken_links(&page, std::slice::from_ref(&page)).len(), 1);
+    let list = File::of("tests/conformance/a.md", "| x | `tests/it/life::none` |\n");
+    assert_eq!(rules::missing_tests(&list, &[]).len(), 1);
 }

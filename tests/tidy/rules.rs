@@ -182,6 +182,22 @@ pub fn broken_links(file: &File, files: &[File]) -> Vec<String> {
         .collect()
 }
 
+/// Tests of ours that a list of conformance tests names (`path::name`, between backquotes) and nobody wrote.
+pub fn missing_tests(file: &File, files: &[File]) -> Vec<String> {
+    if !file.path.starts_with("tests/conformance/") {
+        return Vec::new();
+    }
+    let named = file.text.split('`').skip(1).step_by(2).filter_map(|it| it.split_once("::"));
+    named
+        .filter(|(path, name)| {
+            let places = [format!("{path}.rs"), format!("{path}/mod.rs")];
+            let word = format!("fn {name}(");
+            !files.iter().any(|it| places.contains(&it.path) && it.text.contains(&word))
+        })
+        .map(|(path, name)| format!("{}: there is no test {path}::{name}", file.path))
+        .collect()
+}
+
 fn resolve(folder: &str, target: &str) -> String {
     let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
     for part in target.split('/') {
