@@ -4,6 +4,7 @@ mod client;
 mod discovery;
 mod hostile;
 mod http;
+mod https;
 mod lifecycles;
 mod lists;
 mod patches;
