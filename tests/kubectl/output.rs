@@ -121,7 +121,7 @@ async fn fields_are_explained() {
         );
         kubectl.shows(
             &["explain", "deployment", "--output=plaintext-openapiv2"],
-            &["VERSION:  apps/v1", "spec\t<DeploymentSpec>"],
+            &["VERSION:  apps/v1", "spec\t<Object>"],
         );
         kubectl.fails(&["explain", "pod.spec.none"], &["field \"none\" does not exist"]);
         kubectl.shows(&["explain", "crd.spec.versions"], &["CustomResourceDefinitionVersion"]);
