@@ -245,7 +245,7 @@ impl<'a> Field<'a> {
     }
 
     pub fn quantity(&self) -> Option<Quantity> {
-        Quantity::from_json(self.value).ok()
+        self.is_set().then(|| Quantity::from_json(self.value).ok()).flatten()
     }
 
     pub fn quantity_must_not_be_negative(&self, found: &mut Found) {
