@@ -216,9 +216,9 @@ impl<'a> Field<'a> {
         for requirement in self.at("matchExpressions").items() {
             let values = requirement.at("values");
             match requirement.at("operator").text() {
-                "In" | "NotIn" if values.len() == 0 => found
+                "In" | "NotIn" if values.is_empty() => found
                     .push(values.required("must be specified when `operator` is 'In' or 'NotIn'")),
-                "Exists" | "DoesNotExist" if values.len() > 0 => found.push(values.forbidden(
+                "Exists" | "DoesNotExist" if !values.is_empty() => found.push(values.forbidden(
                     "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
                 )),
                 "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
