@@ -91,7 +91,7 @@ pub async fn beside(settings: Settings, client: Client, stop: CancellationToken)
         return;
     }
     loop {
-        match work(settings.clone(), client.clone(), stop.clone()).await {
+        match Box::pin(work(settings.clone(), client.clone(), stop.clone())).await {
             Ok(()) => return,
             Err(why) => {
                 tracing::error!(why, "the node beside this master has ended; it is tried again")

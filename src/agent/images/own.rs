@@ -214,8 +214,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    #[test]
-    fn the_pause_program_runs_waits_and_ends_by_a_signal() {
+    #[tokio::test]
+    async fn the_pause_program_runs_waits_and_ends_by_a_signal() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pause");
         std::fs::write(&path, pause_program(std::env::consts::ARCH).unwrap()).unwrap();
@@ -231,7 +231,7 @@ mod tests {
             if ignores() {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         assert!(ignores());
         assert!(child.try_wait().unwrap().is_none());
