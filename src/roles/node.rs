@@ -11,6 +11,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header};
 use kontiki_api::client::Client;
@@ -34,6 +35,8 @@ use crate::tasks::{Rule, Tasks};
 const LOGS: &str = "/var/log/pods";
 /// Where a runtime of the system looks for the network's configuration.
 const NETWORK: &str = "/etc/cni/net.d";
+/// Before a node beside a master is tried again.
+const PAUSE: Duration = Duration::from_secs(10);
 /// As upstream's kubelet.
 const PODS_MAX: u32 = 110;
 
@@ -87,8 +90,17 @@ pub async fn beside(settings: Settings, client: Client, stop: CancellationToken)
         tracing::warn!("a node runs containers, which takes root: only the master is started");
         return;
     }
-    if let Err(why) = work(settings, client, stop).await {
-        tracing::error!(why, "there is no node beside this master");
+    loop {
+        match work(settings.clone(), client.clone(), stop.clone()).await {
+            Ok(()) => return,
+            Err(why) => {
+                tracing::error!(why, "the node beside this master has ended; it is tried again")
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = stop.cancelled() => return,
+        }
     }
 }
 
