@@ -1,7 +1,7 @@
 //! A field of an object: where it is, and what is there; and what may be wrong with it.
 //!
-//! Keeps: a cause names the field by the path that upstream's clients know (`spec.ports[0].name`), and says what
-//! is wrong in upstream's words.
+//! Keeps: a cause names the field by the path that upstream's clients know (`spec.ports[0].name`), and says
+//! what is wrong in upstream's words.
 
 use serde_json::{Map, Value};
 
