@@ -74,7 +74,7 @@ async fn a_drain_keeps_to_the_budget_and_is_held_up_by_one_that_allows_nothing()
     assert!(said.contains("evicting pod") || said.contains("drained"), "{said}");
     let pods = tour.until_ready("app=web", 4).await;
     assert!(pods.iter().all(|pod| node(pod) != drained), "{pods:?}");
-    witness.is_content();
+    witness.end();
     tour.run(&format!("uncordon {drained}")).await;
 
     tour.run("delete pdb web").await;
