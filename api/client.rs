@@ -6,6 +6,8 @@
 //!
 //! Never: knows storage or raft, retries a write whose fate is unknown, keeps a copy of what it read.
 
+pub mod https;
+
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;

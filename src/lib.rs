@@ -2,9 +2,12 @@
 //!
 //! A library only so that tests and benchmarks can hold the parts; what users get is the binary.
 
+pub mod agent;
 pub mod cli;
 pub mod controllers;
 pub mod dns;
+pub mod hollow;
+pub mod kubeconfig;
 pub mod proxy;
 pub mod reconcile;
 pub mod scheduler;

@@ -13,13 +13,36 @@ use kontiki_api::cluster::wire::ClusterSettings;
 use serde::{Deserialize, Serialize};
 
 use super::period::Period;
+use crate::controllers::Selection;
 use crate::failure::Failure;
+use crate::roles::controllers;
 use crate::roles::master::{Join, Schedule, Settings};
+use crate::roles::node;
 use crate::telemetry::Format;
 
 /// Headings of the help, by which a role's help leaves out what is not its own.
 pub const MASTERS: &str = "Masters";
 pub const NODES: &str = "Nodes";
+
+/// What only controllers by themselves are told.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Asked {
+    /// For `controllers`: how to reach the API
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// For `controllers`: the certificate of the CA that signs certificate requests; without, nothing is signed
+    #[arg(long = "cluster-signing-cert-file", value_name = "FILE", requires = "signing_key")]
+    pub signing_certificate: Option<PathBuf>,
+
+    /// For `controllers`: the key of that CA
+    #[arg(
+        long = "cluster-signing-key-file",
+        value_name = "FILE",
+        requires = "signing_certificate"
+    )]
+    pub signing_key: Option<PathBuf>,
+}
 
 /// Everything that `start` can be told. All of it is optional: what is left out is looked for elsewhere.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -104,6 +127,18 @@ pub struct Options {
     /// How long the certificates of ports last; each is renewed after 50-80% of it [default: 30d]
     #[arg(long, value_name = "TIME", env = "KONTIKI_CERTIFICATE_LIFE", help_heading = MASTERS)]
     pub certificate_life: Option<Period>,
+
+    /// Controllers that run: * for those that are on by default, NAME for one more, -NAME for one less
+    /// [default: *]
+    #[arg(
+        long,
+        value_name = "NAMES",
+        env = "KONTIKI_CONTROLLERS",
+        value_delimiter = ',',
+        allow_hyphen_values = true,
+        help_heading = MASTERS
+    )]
+    pub controllers: Vec<String>,
 
     /// How often the store is archived below DIR/backups; 0s for never [default: 12h]
     #[arg(long, value_name = "TIME", env = "KONTIKI_SNAPSHOT_INTERVAL", help_heading = MASTERS)]
@@ -205,6 +240,43 @@ impl Options {
             .map_err(|error| Failure::Usage(format!("{error} (--write-config)")))
     }
 
+    /// What a node makes of it. `given` is the same before it was completed: what somebody asked
+    /// for.
+    pub fn node(self, given: &Options) -> Result<node::Settings, Failure> {
+        let taken = "complete() has filled it in";
+        let advertised = self.advertise_address.expect(taken);
+        Ok(node::Settings {
+            join: joining(self.join.as_deref(), self.token.as_deref())?,
+            data_dir: self.data_dir.expect(taken),
+            name: self.name.expect(taken),
+            address: self.node_ip.unwrap_or(advertised),
+            labels: labels(&self.node_labels)?,
+            runtime: self.container_runtime_endpoint.expect(taken),
+            runtime_given: given.container_runtime_endpoint.is_some(),
+        })
+    }
+
+    /// What controllers by themselves make of it.
+    pub fn controllers(self, asked: Asked) -> Result<controllers::Settings, Failure> {
+        let taken = "complete() has filled it in";
+        let cluster = network("--cluster-cidr", self.cluster_cidr.as_deref().expect(taken))?;
+        let service = network("--service-cidr", self.service_cidr.as_deref().expect(taken))?;
+        let Some(kubeconfig) = asked.kubeconfig else {
+            return Err(Failure::Usage(
+                "controllers by themselves need an API server; say how to reach it (--kubeconfig)"
+                    .into(),
+            ));
+        };
+        Ok(controllers::Settings {
+            kubeconfig,
+            signing: asked.signing_certificate.zip(asked.signing_key),
+            name: self.name.expect(taken),
+            selection: selection(&self.controllers)?,
+            cluster_cidr: cluster.to_string(),
+            service_cidr: service.to_string(),
+        })
+    }
+
     /// What a master makes of it. `given` is the same before it was completed: what somebody asked for.
     pub fn master(self, given: &Options) -> Result<Settings, Failure> {
         let all = self;
@@ -260,11 +332,39 @@ impl Options {
             host: host_name(),
             tls_san: all.tls_san,
             certificate_life: life.0,
-            loops: true,
+            loops: Some(selection(&all.controllers)?),
+            node: None,
             snapshots: (!interval.0.is_zero() && retention > 0)
                 .then_some(Schedule { interval: interval.0, retention }),
         })
     }
+}
+
+/// Labels as they are typed. Some are not a node's to give itself.
+fn labels(said: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let wrong = |label: &str, why: &str| Failure::Usage(format!("--node-labels {label:?}: {why}"));
+    let one = |label: &String| match label.split_once('=') {
+        Some((key, value)) if !key.is_empty() => {
+            let prefix = key.split_once('/').map_or("", |(prefix, _)| prefix);
+            let reserved = prefix == "node-restriction.kubernetes.io"
+                || prefix.ends_with(".node-restriction.kubernetes.io");
+            if reserved {
+                return Err(wrong(label, "a node may not give itself this label"));
+            }
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => Err(wrong(label, "give KEY=VALUE")),
+    };
+    said.iter().map(one).collect()
+}
+
+/// The controllers that were asked for.
+pub fn selection(names: &[String]) -> Result<Selection, Failure> {
+    if names.is_empty() {
+        return Ok(Selection::default());
+    }
+    Selection::new(names.to_vec())
+        .map_err(|refused| Failure::Usage(format!("--controllers: {refused}")))
 }
 
 fn is_empty(line: &str) -> bool {

@@ -55,7 +55,7 @@ pub async fn ask(settings: &Settings, join: &Join, address: &str) -> Result<Begi
     Ok(Beginning { origin, authorities: joined.authorities })
 }
 
-fn understood(error: remote::Error, join: &Join) -> Failure {
+pub(super) fn understood(error: remote::Error, join: &Join) -> Failure {
     match error {
         remote::Error::Refused { status: StatusCode::UNAUTHORIZED, endpoint, reason } => {
             Failure::Usage(format!("cannot join {endpoint}: {reason}"))

@@ -29,7 +29,8 @@ use tokio_util::sync::CancellationToken;
 use super::kube::{self, Kube};
 use super::place::{self, Place};
 use super::ports::{self, Bound};
-use super::{address, backups, join, strays};
+use super::{address, backups, join, node, strays};
+use crate::controllers::Selection;
 use crate::failure::Failure;
 use crate::pki::{self, Beginning, Origin, Renewal};
 use crate::tasks::{Rule, Tasks};
@@ -62,8 +63,10 @@ pub struct Settings {
     pub tls_san: Vec<String>,
     pub certificate_life: Duration,
     pub snapshots: Option<Schedule>,
-    /// Controllers and scheduler run here when this master leads.
-    pub loops: bool,
+    /// Controllers and scheduler run here when this master leads: these of them.
+    pub loops: Option<Selection>,
+    /// A node in the same process.
+    pub node: Option<node::Settings>,
 }
 
 /// A cluster to join, and what lets one in.
@@ -112,20 +115,20 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
 }
 
 /// The signals by which a process is asked to end.
-struct Signals {
+pub(super) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Signals, Failure> {
+    pub(super) fn new() -> Result<Signals, Failure> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
 
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -222,6 +225,7 @@ impl Master {
             pki: Arc::clone(&material) as Arc<dyn cluster::Pki>,
             me: record.clone(),
             settings: origin.settings.clone(),
+            ids_from: origin.ids_from()?,
         });
         let kube =
             Kube::new(replica.clone(), &*material, &origin.settings, &record.api, stop.clone())?;
@@ -256,8 +260,22 @@ impl Master {
             Rule::EndsAll,
             kube.keep_service(cluster::Records::new(replica.clone()), stop.clone()),
         );
-        if settings.loops {
-            tasks.start("controllers", Rule::EndsAll, kube.lead(stop.clone()));
+        let server = kube.server.clone();
+        if let Some(selection) = settings.loops {
+            tasks.start("controllers", Rule::EndsAll, kube.lead(selection, stop.clone()));
+        }
+        if let Some(node) = settings.node {
+            let node = node::Settings { name: settings.name.clone(), ..node };
+            let stop = stop.clone();
+            tasks.start("node", Rule::MayEnd, async move {
+                tokio::select! {
+                    () = server.ready() => {}
+                    () = stop.cancelled() => return Ok(()),
+                }
+                // Boxed: a whole agent is large.
+                Box::pin(node::beside(node, server.client("kontiki-agent"), stop)).await;
+                Ok(())
+            });
         }
         tasks.start("replica", Rule::EndsAll, {
             let (replica, stop) = (replica.clone(), stop.clone());

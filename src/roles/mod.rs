@@ -1,6 +1,9 @@
 //! The roles that a process can have; the only places that build the whole.
 
+pub mod controllers;
+pub mod hollow;
 pub mod master;
+pub mod node;
 pub mod offline;
 pub mod ports;
 

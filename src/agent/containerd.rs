@@ -1,0 +1,269 @@
+//! A containerd of our own, for machines where none runs.
+//!
+//! ```text
+//! DIR/containerd/               images and snapshots
+//! DIR/containerd/config.toml    written at each start
+//! DIR/containerd/cni/           the pods' network
+//! DIR/run/containerd.sock       where it answers
+//! DIR/run/containerd/           what dies with the machine
+//! ```
+//! Keeps: containers go on while it is away; one that was left running by an agent that was killed
+//! is used again.
+//! Never: touches the system's containerd, its files or its images.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::cri::Runtime;
+use super::cri::client::Client;
+use super::images::own;
+use super::network;
+
+/// The kernel's limit of a socket's path.
+const SOCKET_BYTES_MAX: usize = 107;
+const START_WAIT_MAX: Duration = Duration::from_secs(60);
+const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
+/// A file system that overlays cannot be put on.
+const OVERLAY: i64 = 0x794c_7630;
+
+/// Where a containerd of our own keeps what it has.
+#[derive(Clone, Debug)]
+pub struct Places {
+    root: PathBuf,
+    run: PathBuf,
+}
+
+impl Places {
+    #[must_use]
+    pub fn new(data_dir: &Path) -> Places {
+        Places { root: data_dir.join("containerd"), run: data_dir.join("run") }
+    }
+
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run.join("containerd.sock")
+    }
+
+    #[must_use]
+    pub fn network(&self) -> PathBuf {
+        self.root.join("cni")
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
+    fn snapshotter(&self) -> &'static str {
+        match rustix::fs::statfs(&self.root) {
+            Ok(found) if found.f_type == OVERLAY => "native",
+            _ => "overlayfs",
+        }
+    }
+
+    fn config(&self) -> String {
+        let plugins = network::plugins().unwrap_or_else(|| network::PLUGINS[0].into());
+        // TOML's basic strings take Rust's escapes for all that a path can be.
+        format!(
+            "version = 2\n\
+             root = {root:?}\n\
+             state = {state:?}\n\
+             [grpc]\n\
+             address = {socket:?}\n\
+             [plugins.\"io.containerd.grpc.v1.cri\"]\n\
+             sandbox_image = {pause:?}\n\
+             stream_server_address = \"127.0.0.1\"\n\
+             stream_server_port = \"0\"\n\
+             restrict_oom_score_adj = {restricted}\n\
+             [plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
+             bin_dir = {plugins:?}\n\
+             conf_dir = {network:?}\n\
+             [plugins.\"io.containerd.grpc.v1.cri\".containerd]\n\
+             snapshotter = {snapshotter:?}\n",
+            root = self.root.join("data"),
+            state = self.run.join("containerd"),
+            socket = self.socket(),
+            pause = own::PAUSE,
+            restricted = !may_protect_from_the_kernel(),
+            network = self.network(),
+            snapshotter = self.snapshotter(),
+        )
+    }
+}
+
+/// One that runs, as our child or from before.
+pub struct Containerd {
+    places: Places,
+    child: Option<Child>,
+}
+
+impl Containerd {
+    /// Starts it, unless it runs already, and sees to our own images being there.
+    pub async fn start(places: Places) -> Result<Containerd, String> {
+        let socket = places.socket();
+        if socket.as_os_str().len() > SOCKET_BYTES_MAX {
+            return Err(format!(
+                "{} is too long for a socket; choose a shorter --data-dir",
+                socket.display()
+            ));
+        }
+        let client = Client::new(&socket.to_string_lossy())?;
+        let mut child = None;
+        if client.version().await.is_err() {
+            child = Some(places.spawn()?);
+            places.answers(&client, child.as_mut()).await?;
+        }
+        let containerd = Containerd { places, child };
+        containerd.import(&client).await?;
+        Ok(containerd)
+    }
+
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.places.socket().display())
+    }
+
+    /// Until `stop`, or until it ends by itself. Containers go on.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), String> {
+        let Some(child) = &mut self.child else {
+            stop.cancelled().await;
+            return Ok(());
+        };
+        tokio::select! {
+            ended = child.wait() => match ended {
+                Ok(status) => Err(format!("containerd has ended: {status}")),
+                Err(error) => Err(format!("containerd cannot be waited for: {error}")),
+            },
+            () = stop.cancelled() => {
+                terminate(child).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Brings the images of our own into the runtime.
+    async fn import(&self, client: &Client) -> Result<(), String> {
+        for (name, build) in own::all() {
+            if client.image(name).await.is_ok_and(|it| it.is_some()) {
+                continue;
+            }
+            let archive = self.places.root.join("image.tar");
+            let bytes = build().map_err(|error| format!("image {name}: {error}"))?;
+            tokio::fs::write(&archive, bytes).await.map_err(|it| it.to_string())?;
+            let imported = import(&self.places.socket(), &archive).await;
+            tokio::fs::remove_file(&archive).await.map_err(|it| it.to_string())?;
+            imported.map_err(|why| format!("image {name} cannot be brought in: {why}"))?;
+            self.appears(client, name).await?;
+        }
+        Ok(())
+    }
+
+    /// The runtime's front learns of new images a moment later.
+    async fn appears(&self, client: &Client, name: &str) -> Result<(), String> {
+        let until = Instant::now() + START_WAIT_MAX;
+        while Instant::now() < until {
+            if client.image(name).await.is_ok_and(|it| it.is_some()) {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        Err(format!("image {name} was brought in and does not show"))
+    }
+}
+
+/// Brings an archive of images into a containerd: its runtime interface cannot.
+pub async fn import(socket: &Path, archive: &Path) -> Result<(), String> {
+    let ran = Command::new("ctr")
+        .arg("--address")
+        .arg(socket)
+        .args(["--namespace", "k8s.io", "images", "import", "--no-unpack"])
+        .arg(archive)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|error| format!("ctr (of containerd) cannot be run: {error}"))?;
+    if ran.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&ran.stderr).trim().to_owned())
+}
+
+impl Places {
+    fn spawn(&self) -> Result<Child, String> {
+        let failed = |error: std::io::Error| format!("{}: {error}", self.root.display());
+        for folder in [&self.root, &self.run, &self.network()] {
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
+        std::fs::write(self.config_file(), self.config()).map_err(failed)?;
+        let log = std::fs::File::create(self.root.join("log")).map_err(failed)?;
+        Command::new("containerd")
+            .arg("--config")
+            .arg(self.config_file())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(failed)?)
+            .stderr(log)
+            // A signal from the terminal is for us; we tell it.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| {
+                format!(
+                    "containerd cannot be run ({error}); install it (Debian: containerd runc \
+                     containernetworking-plugins iptables) or name another runtime \
+                     (--container-runtime-endpoint)"
+                )
+            })
+    }
+
+    async fn answers(&self, client: &Client, mut child: Option<&mut Child>) -> Result<(), String> {
+        let until = Instant::now() + START_WAIT_MAX;
+        loop {
+            let last = match client.version().await {
+                Ok(_) => return Ok(()),
+                Err(error) => error.to_string(),
+            };
+            let ended = match child.as_mut().map(|it| it.try_wait()) {
+                Some(Ok(Some(status))) => Some(status),
+                _ => None,
+            };
+            if let Some(status) = ended {
+                let log = self.root.join("log");
+                return Err(format!("containerd has ended ({status}); see {}", log.display()));
+            }
+            if Instant::now() > until {
+                return Err(format!("containerd does not answer: {last}"));
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Whether processes may be made less likely to be killed when memory runs out. Where not, as within many
+/// containers, a runtime that tried could start nothing.
+fn may_protect_from_the_kernel() -> bool {
+    const SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = mask.and_then(|it| u64::from_str_radix(it.trim(), 16).ok());
+    mask.is_some_and(|it| it & (1 << SYS_RESOURCE) != 0)
+}
+
+/// Asks it to end, and kills it if it does not.
+async fn terminate(child: &mut Child) {
+    let Some(pid) = child.id().and_then(|it| i32::try_from(it).ok()) else { return };
+    if let Some(pid) = rustix::process::Pid::from_raw(pid)
+        && let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+    {
+        tracing::debug!(%error, "containerd cannot be told to end");
+    }
+    if tokio::time::timeout(STOP_WAIT_MAX, child.wait()).await.is_err()
+        && let Err(error) = child.kill().await
+    {
+        tracing::warn!(%error, "containerd does not end");
+    }
+}

@@ -1,0 +1,85 @@
+//! The node agent: runs the pods that are assigned to this node, and says how they are.
+//!
+//! Two one-way flows that meet only in the store: assignments come in ([`masters`]), status goes
+//! out. Between them each pod has a worker of its own ([`pods`]), which compares what is wanted
+//! with what the container runtime ([`cri`]) shows and takes the next steps.
+//!
+//! Keeps: containers outlive the agent. What runs is known by the labels in the runtime, never by
+//! memory alone.
+//! Never: names `raft` or `storage`; opens a port.
+
+pub mod containerd;
+pub mod cri;
+pub mod images;
+pub mod masters;
+pub mod network;
+pub mod node;
+pub mod pods;
+pub mod probes;
+pub mod volumes;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kontiki_api::client::Client;
+use kontiki_api::object::time::Clock;
+use tokio_util::sync::CancellationToken;
+
+use crate::reconcile::events;
+use cri::Runtime;
+use masters::Masters;
+
+/// What an agent is told, all of it decided.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub node: String,
+    /// Addresses of the node, the first the preferred.
+    pub addresses: Vec<IpAddr>,
+    /// Beside those every node has.
+    pub labels: Vec<(String, String)>,
+    pub directories: Directories,
+    /// Servers that pods ask for names; none: they ask whom the node asks.
+    pub dns: Vec<IpAddr>,
+    pub domain: String,
+    pub pods_max: u32,
+}
+
+/// Where the agent keeps what belongs to pods.
+#[derive(Clone, Debug)]
+pub struct Directories {
+    /// Volumes, one folder per pod by its uid.
+    pub pods: PathBuf,
+    /// Logs, one folder per pod (`NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log`).
+    pub logs: PathBuf,
+    /// Where the network's plugins find what they are to do.
+    pub network: PathBuf,
+    /// Which addresses of the node's range are given to pods.
+    pub addresses: PathBuf,
+}
+
+/// Runs the node until `stop`. What runs in containers goes on without it.
+pub async fn run(
+    settings: Settings,
+    runtime: Arc<dyn Runtime>,
+    client: Client,
+    clock: Clock,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let settings = Arc::new(settings);
+    let client = client.named("kontiki-agent");
+    let (recorder, writer) = events::recorder(client.clone(), clock.clone());
+    let recorder = recorder.of("kubelet");
+    let masters: Arc<dyn Masters> =
+        Arc::new(masters::Api::new(client.clone(), settings.node.clone()));
+    let manager = pods::Manager::new(pods::Parts {
+        settings: settings.clone(),
+        runtime: runtime.clone(),
+        masters,
+        recorder,
+        clock: clock.clone(),
+    });
+    let node = node::Node::new(settings, runtime, client, clock);
+    tokio::join!(writer.run(stop.clone()), node.run(stop.clone()), manager.run(stop));
+    Ok(())
+}

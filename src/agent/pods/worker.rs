@@ -1,0 +1,407 @@
+//! Brings one pod to where it should be: looks, decides (`plan`), takes the steps, tells, waits.
+//!
+//! Keeps: after a step it looks again instead of assuming. A deletion interrupts whatever is under
+//! way.
+//! Never: waits without a bound; keeps anything that the runtime and the object could not tell
+//! again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kontiki_api::object::time::Timestamp;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
+
+use super::memory::{Ended, Memory, Probed, Waiting};
+use super::observed::{Observed, Seen, observe};
+use super::plan::{self, Step};
+use super::{Desired, Ground, sandbox, view};
+use crate::agent::cri::v1::ContainerStatus;
+use crate::agent::node;
+use crate::agent::probes::{self, Finding, Kind, Target};
+use crate::agent::volumes::content::Tokens;
+use crate::agent::volumes::{self, PodFolder, Prepared};
+use crate::reconcile::events::{Severity, reference};
+
+/// Looks again even if nothing happens: secrets change, tokens end.
+const RESYNC_S: i64 = 60;
+const RETRY_S: i64 = 5;
+const FINDINGS_MAX: usize = 16;
+/// Sandboxes of a pod that are kept for the records of the containers in them.
+const SANDBOXES_MAX: usize = 3;
+
+pub(super) struct Worker {
+    pub ground: Arc<Ground>,
+    pub desired: watch::Receiver<Desired>,
+    look: Arc<Notify>,
+    pub memory: Memory,
+    ended: HashMap<String, ContainerStatus>,
+    pub folder: PodFolder,
+    pub tokens: Tokens,
+    pub prepared: Prepared,
+    refreshed: Option<Timestamp>,
+    probes: HashMap<String, AbortHandle>,
+    probing: JoinSet<()>,
+    findings: (mpsc::Sender<Finding>, mpsc::Receiver<Finding>),
+    /// What the masters have last been told.
+    pub reported: Option<PodStatus>,
+    /// Nothing of it is left here.
+    pub forgotten: bool,
+}
+
+/// What a look at the pod came to.
+pub(super) enum Next {
+    /// Look again at once.
+    Now,
+    At(Timestamp),
+    /// Nothing is left to be done, ever.
+    Done,
+}
+
+impl Worker {
+    pub fn new(
+        ground: Arc<Ground>,
+        desired: watch::Receiver<Desired>,
+        look: Arc<Notify>,
+    ) -> Worker {
+        let uid = view::uid(&desired.borrow().pod).to_owned();
+        let folder = PodFolder::new(&ground.parts.settings.directories.pods, &uid);
+        Worker {
+            ground,
+            desired,
+            look,
+            memory: Memory::default(),
+            ended: HashMap::new(),
+            folder,
+            tokens: Tokens::default(),
+            prepared: Prepared::new(),
+            refreshed: None,
+            probes: HashMap::new(),
+            probing: JoinSet::new(),
+            findings: mpsc::channel(FINDINGS_MAX),
+            reported: None,
+            forgotten: false,
+        }
+    }
+
+    pub async fn run(mut self) {
+        loop {
+            let desired = self.desired.borrow_and_update().clone();
+            let ends = desired.removed || view::deletion(&desired.pod).is_some();
+            let next = if ends || self.memory.ended.is_some() || view::is_over(&desired.pod) {
+                self.end(&desired).await
+            } else {
+                self.sync(&desired.pod).await
+            };
+            match next {
+                Next::Now => {}
+                Next::Done => return,
+                Next::At(when) => self.wait(when).await,
+            }
+        }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.ground.parts.clock.now()
+    }
+
+    /// Says something about the pod, or a container of it.
+    pub fn say(
+        &self,
+        pod: &Pod,
+        container: &str,
+        severity: Severity,
+        reason: &str,
+        message: String,
+    ) {
+        let mut about = reference(pod);
+        if !container.is_empty() {
+            let init = view::init_containers(pod).iter().any(|it| it.name == container);
+            let list = if init { "initContainers" } else { "containers" };
+            about.field_path = Some(format!("spec.{list}{{{container}}}"));
+        }
+        self.ground.parts.recorder.say(about, severity, reason, message, "");
+    }
+
+    /// Asks the runtime, and what the containers that ended have left.
+    pub async fn observe(&mut self, pod: &Pod) -> Option<Observed> {
+        let runtime = self.ground.parts.runtime.clone();
+        match observe(runtime.as_ref(), view::uid(pod), &mut self.ended).await {
+            Ok(seen) => {
+                self.collect_last_words(pod, &seen);
+                Some(seen)
+            }
+            Err(error) => {
+                tracing::debug!(pod = view::name(pod), %error, "the runtime does not show the pod");
+                None
+            }
+        }
+    }
+
+    async fn sync(&mut self, pod: &Arc<Pod>) -> Next {
+        let retry = self.now().plus_seconds(RETRY_S);
+        let Some(seen) = self.observe(pod).await else { return Next::At(retry) };
+        let now = self.now();
+        if let Some(deadline) = plan::deadline(&self.current(pod))
+            && now >= deadline
+        {
+            self.memory.ended = Some(Ended {
+                reason: "DeadlineExceeded",
+                message: "Pod was active on the node longer than the specified deadline".into(),
+            });
+            let message = "Pod was active on the node longer than the specified deadline";
+            self.say(pod, "", Severity::Normal, "DeadlineExceeded", message.into());
+            return Next::Now;
+        }
+        self.watch_over(pod, &seen);
+        self.refresh(pod, &seen).await;
+        let plan = plan::plan(pod, &seen, &self.memory, now);
+        let told = self.report(pod, &seen, false).await;
+        for step in &plan.steps {
+            let runtime_changed = self.interruptible(pod, &seen, step).await;
+            if !runtime_changed {
+                return Next::Now;
+            }
+        }
+        let waits = |step: &Step| matches!(step, Step::Wait { .. });
+        if !plan.steps.iter().all(waits) {
+            return Next::Now;
+        }
+        if !plan.steps.is_empty() {
+            self.report(pod, &seen, false).await;
+        }
+        let mut when = now.plus_seconds(RESYNC_S);
+        when = plan.look_again.map_or(when, |it| it.min(when));
+        when = plan::deadline(&self.current(pod)).map_or(when, |it| it.min(when));
+        Next::At(if told { when } else { when.min(retry) })
+    }
+
+    /// Takes a step; gives it up when the pod is to end.
+    async fn interruptible(&mut self, pod: &Arc<Pod>, seen: &Observed, step: &Step) -> bool {
+        let mut desired = self.desired.clone();
+        let ended = async move {
+            let ends = |it: &Desired| it.removed || view::deletion(&it.pod).is_some();
+            if desired.wait_for(ends).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = self.perform(pod, seen, step) => true,
+            () = ended => false,
+        }
+    }
+
+    async fn perform(&mut self, pod: &Arc<Pod>, seen: &Observed, step: &Step) {
+        let runtime = self.ground.parts.runtime.clone();
+        let done = match step {
+            Step::MakeSandbox { attempt } => {
+                self.make_sandbox(pod, seen, *attempt).await;
+                Ok(())
+            }
+            Step::StopSandbox { id } => runtime.stop_sandbox(id).await,
+            Step::Start { container, attempt, crashed } => {
+                let Some(spec) = view::container(pod, container) else { return };
+                match self.start(pod, spec, seen, *attempt).await {
+                    Ok(()) => {
+                        self.memory.waiting.remove(container);
+                        if let Some(pause) = crashed {
+                            self.memory.crashes.insert(container.clone(), *pause);
+                        }
+                    }
+                    Err(waiting) => {
+                        self.memory.waiting.insert(container.clone(), waiting);
+                    }
+                }
+                Ok(())
+            }
+            Step::Wait { container, waiting } => {
+                let before = self.memory.waiting.insert(container.clone(), waiting.clone());
+                if before.as_ref() != Some(waiting) {
+                    let message = format!(
+                        "Back-off restarting failed container {container} in pod {}_{}({})",
+                        view::name(pod),
+                        view::namespace(pod),
+                        view::uid(pod)
+                    );
+                    self.say(pod, container, Severity::Warning, "BackOff", message);
+                }
+                Ok(())
+            }
+            Step::Stop { id, container, why } => {
+                if let Some(spec) = view::container(pod, container) {
+                    let message = format!("Container {container} is stopped: {why}");
+                    self.say(pod, container, Severity::Normal, "Killing", message);
+                    self.stop_one(pod, spec, id).await;
+                }
+                Ok(())
+            }
+            Step::Remove { id } => runtime.remove_container(id).await,
+        };
+        if let Err(error) = done {
+            tracing::warn!(pod = view::name(pod), %error, ?step, "a step failed");
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn make_sandbox(&mut self, pod: &Arc<Pod>, seen: &Observed, attempt: u32) {
+        let runtime = self.ground.parts.runtime.clone();
+        for (at, old) in seen.sandboxes.iter().enumerate() {
+            // Its network is given back; the containers in it stay to be asked about.
+            let mut gone = runtime.stop_sandbox(&old.id).await;
+            if gone.is_ok() && at + 1 >= SANDBOXES_MAX {
+                gone = runtime.remove_sandbox(&old.id).await;
+            }
+            if let Err(error) = gone {
+                tracing::warn!(pod = view::name(pod), %error, "an old sandbox does not go");
+            }
+        }
+        let until = self.now().plus_seconds(RETRY_S);
+        let waits =
+            |reason: &str, message: String| Some(Waiting { reason: reason.into(), message, until });
+        if let Err(message) = self.prepare(pod, seen).await {
+            self.say(pod, "", Severity::Warning, "FailedMount", message.clone());
+            self.memory.sandbox = waits("FailedMount", message);
+            return;
+        }
+        let config = self.sandbox_config(pod, attempt);
+        if let Err(error) = std::fs::create_dir_all(&config.log_directory) {
+            let message = format!("cannot make the pod's folder for logs: {error}");
+            self.say(pod, "", Severity::Warning, "FailedCreatePodSandBox", message.clone());
+            self.memory.sandbox = waits("FailedCreatePodSandBox", message);
+            return;
+        }
+        let handler = view::spec(pod).runtime_class_name.clone().unwrap_or_default();
+        match runtime.run_sandbox(&config, &handler).await {
+            Ok(_) => self.memory.sandbox = None,
+            Err(error) => {
+                let message = format!("Failed to create pod sandbox: {error}");
+                self.say(pod, "", Severity::Warning, "FailedCreatePodSandBox", message.clone());
+                self.memory.sandbox = waits("FailedCreatePodSandBox", message);
+            }
+        }
+    }
+
+    pub fn sandbox_config(
+        &self,
+        pod: &Pod,
+        attempt: u32,
+    ) -> crate::agent::cri::v1::PodSandboxConfig {
+        let host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let host = sandbox::Resolver::parse(&host);
+        sandbox::config(pod, attempt, &self.ground.parts.settings, &host)
+    }
+
+    /// Brings the pod's volumes up to date.
+    pub async fn prepare(&mut self, pod: &Pod, seen: &Observed) -> Result<(), String> {
+        let place = self.place(pod, seen);
+        let (masters, now) = (self.ground.parts.masters.clone(), self.now());
+        self.prepared =
+            volumes::prepare(masters.as_ref(), pod, &self.folder, &place, &mut self.tokens, now)
+                .await?;
+        self.refreshed = Some(now);
+        Ok(())
+    }
+
+    async fn refresh(&mut self, pod: &Pod, seen: &Observed) {
+        let due = self.refreshed.is_none_or(|at| self.now() >= at.plus_seconds(RESYNC_S));
+        if due
+            && seen.sandbox().is_some()
+            && let Err(message) = self.prepare(pod, seen).await
+        {
+            self.refreshed = Some(self.now());
+            self.say(pod, "", Severity::Warning, "FailedMount", message);
+        }
+    }
+
+    pub fn place(&self, pod: &Pod, seen: &Observed) -> super::fields::Place {
+        let settings = &self.ground.parts.settings;
+        let host: Vec<String> = settings.addresses.iter().map(ToString::to_string).collect();
+        let machine = node::machine();
+        super::fields::Place {
+            node: settings.node.clone(),
+            pod: if view::host_network(pod) { host.clone() } else { seen.addresses() },
+            host,
+            cpu_milli: machine.cpu_milli,
+            memory: machine.memory,
+        }
+    }
+
+    /// Probes what runs, and no longer what does not.
+    fn watch_over(&mut self, pod: &Pod, seen: &Observed) {
+        let running: Vec<&Seen> = seen.running().collect();
+        let ids: HashSet<&str> = running.iter().map(|it| it.id()).collect();
+        self.probes.retain(|id, task| {
+            let stays = ids.contains(id.as_str());
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        while self.probing.try_join_next().is_some() {}
+        let known: HashSet<&str> = seen.containers.iter().map(Seen::id).collect();
+        self.memory.probed.retain(|id, _| known.contains(id.as_str()));
+        self.memory.messages.retain(|id, _| known.contains(id.as_str()));
+        let address = self.place(pod, seen).pod.first().cloned().unwrap_or_default();
+        for container in running {
+            let Some(spec) = view::container(pod, container.name()) else { continue };
+            if !probes::wanted(spec) || self.probes.contains_key(container.id()) {
+                continue;
+            }
+            let fresh = Probed { started: spec.startup_probe.is_none(), ready: false, dead: false };
+            self.memory.probed.entry(container.id().to_owned()).or_insert(fresh);
+            let target = Target {
+                runtime: self.ground.parts.runtime.clone(),
+                container: container.id().to_owned(),
+                address: address.clone(),
+                spec: Arc::new(spec.clone()),
+            };
+            let task = self.probing.spawn(probes::watch(target, self.findings.0.clone()));
+            self.probes.insert(container.id().to_owned(), task);
+        }
+    }
+
+    fn found(&mut self, finding: &Finding) {
+        let Some(probed) = self.memory.probed.get_mut(&finding.container) else { return };
+        match (finding.kind, finding.counts, finding.well) {
+            (Kind::Startup, true, true) => probed.started = true,
+            (Kind::Readiness, true, well) => probed.ready = well,
+            (Kind::Startup | Kind::Liveness, true, false) => probed.dead = true,
+            _ => {}
+        }
+        if !finding.well {
+            let pod = self.desired.borrow().pod.clone();
+            let message = format!("{} probe failed: {}", finding.kind.name(), finding.why);
+            self.say(&pod, "", Severity::Warning, "Unhealthy", message);
+        }
+    }
+
+    /// Until something happens that concerns the pod, but no longer than `until`.
+    pub async fn wait(&mut self, until: Timestamp) {
+        let left = until.micros_since(self.now()).max(0).unsigned_abs();
+        let before = self.memory.probed.clone();
+        let timer = sleep(Duration::from_micros(left));
+        tokio::pin!(timer);
+        loop {
+            tokio::select! {
+                changed = self.desired.changed() => {
+                    if changed.is_err() {
+                        // The manager is gone, and the process soon after.
+                        std::future::pending::<()>().await;
+                    }
+                    return;
+                }
+                () = self.look.notified() => return,
+                () = &mut timer => return,
+                Some(finding) = self.findings.1.recv() => {
+                    self.found(&finding);
+                    if self.memory.probed != before {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! A node: an agent that reaches the masters with a certificate of its own.
+//!
+//! ```text
+//! DIR/pki/node/{ca.crt,client.crt,client.key}   whom it believes, and who it is
+//! DIR/pki/node/masters.json                     where masters serve, as last told
+//! ```
+//! Keeps: before a master has said yes nothing is written. A node that has joined starts without a
+//! token.
+//! Never: gives its key away; of a signing request only the public half is sent.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, header};
+use kontiki_api::client::Client;
+use kontiki_api::client::https::Https;
+use kontiki_api::cluster::wire::{JoinNode, NodeJoined, PREFIX};
+use kontiki_api::object::time::Clock;
+use rcgen::{CertificateParams, KeyPair};
+use tokio_util::sync::CancellationToken;
+
+use super::join::understood;
+use super::master::{Join, Signals};
+use crate::agent::containerd::{Containerd, Places};
+use crate::agent::cri::client as cri;
+use crate::agent::{self, Directories};
+use crate::failure::Failure;
+use crate::pki::{self, Credentials, Readers, Trust};
+use crate::remote::Remote;
+use crate::tasks::{Rule, Tasks};
+
+/// Where other tools look for the logs of pods.
+const LOGS: &str = "/var/log/pods";
+/// Where a runtime of the system looks for the network's configuration.
+const NETWORK: &str = "/etc/cni/net.d";
+/// Before a node beside a master is tried again.
+const PAUSE: Duration = Duration::from_secs(10);
+/// As upstream's kubelet.
+const PODS_MAX: u32 = 110;
+
+/// What a node is told, all of it decided.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub data_dir: PathBuf,
+    pub name: String,
+    pub address: IpAddr,
+    pub labels: Vec<(String, String)>,
+    pub join: Option<Join>,
+    pub runtime: String,
+    /// Somebody asked for this runtime: no other is started in its place.
+    pub runtime_given: bool,
+}
+
+/// Runs a node until it is told to stop by a signal. Its containers go on.
+pub async fn run(settings: Settings) -> Result<(), Failure> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure::Usage(
+            "a node runs containers, which takes root; `kontiki start master` does not".into(),
+        ));
+    }
+    let mut signals = Signals::new()?;
+    let stop = CancellationToken::new();
+    let client = tokio::select! {
+        client = membership(&settings) => client?,
+        () = signals.next() => return Ok(()),
+    };
+    let mut tasks = Tasks::new(stop.clone());
+    tasks.start("node", Rule::EndsAll, work(settings, client, stop.clone()));
+    tasks.start("signals", Rule::MayEnd, {
+        let stop = stop.clone();
+        async move {
+            tokio::select! {
+                () = signals.next() => {
+                    tracing::info!("told to stop; containers go on");
+                    stop.cancel();
+                }
+                () = stop.cancelled() => {}
+            }
+            Ok(())
+        }
+    });
+    tasks.finish().await.map_err(Failure::Run)
+}
+
+/// The node half of a process that is a master as well. A node that cannot run must not end the master.
+pub async fn beside(settings: Settings, client: Client, stop: CancellationToken) {
+    if !rustix::process::geteuid().is_root() {
+        tracing::warn!("a node runs containers, which takes root: only the master is started");
+        return;
+    }
+    loop {
+        match Box::pin(work(settings.clone(), client.clone(), stop.clone())).await {
+            Ok(()) => return,
+            Err(why) => {
+                tracing::error!(why, "the node beside this master has ended; it is tried again")
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Runs the agent with a client that may be of this process or not, and a runtime where there is none.
+async fn work(settings: Settings, client: Client, stop: CancellationToken) -> Result<(), String> {
+    let asked = cri::socket_of(&settings.runtime)
+        .map_err(|why| format!("--container-runtime-endpoint: {why}"))?;
+    if asked.exists() || settings.runtime_given {
+        let endpoint = settings.runtime.clone();
+        return agent(settings, &endpoint, NETWORK.into(), client, stop).await;
+    }
+    let places = Places::new(&settings.data_dir);
+    let network = places.network();
+    let containerd = Containerd::start(places).await?;
+    let endpoint = containerd.endpoint();
+    tracing::info!(endpoint, "no container runtime was running; this is ours");
+    tokio::try_join!(
+        containerd.run(stop.clone()),
+        agent(settings, &endpoint, network, client, stop),
+    )?;
+    Ok(())
+}
+
+async fn agent(
+    settings: Settings,
+    endpoint: &str,
+    network: PathBuf,
+    client: Client,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let runtime = Arc::new(cri::Client::new(endpoint)?);
+    let settings = agent::Settings {
+        node: settings.name,
+        addresses: vec![settings.address],
+        labels: settings.labels,
+        directories: Directories {
+            pods: settings.data_dir.join("pods"),
+            logs: LOGS.into(),
+            network,
+            addresses: settings.data_dir.join("addresses"),
+        },
+        dns: Vec::new(),
+        domain: "cluster.local".into(),
+        pods_max: PODS_MAX,
+    };
+    agent::run(settings, runtime, client, Clock::System, stop).await
+}
+
+/// What a node keeps of having joined.
+struct Membership {
+    ca: String,
+    me: Credentials,
+    masters: Vec<String>,
+}
+
+/// The way to the masters; asked for if there is none yet.
+async fn membership(settings: &Settings) -> Result<Client, Failure> {
+    let folder = settings.data_dir.join("pki/node");
+    let membership = match read(&folder)? {
+        Some(membership) => membership,
+        None => {
+            let Some(join) = &settings.join else {
+                return Err(Failure::Usage(
+                    "this node is in no cluster; say which (--join https://HOST:6443 --token T; \
+                     `kontiki token create --role node` on a master prints a token)"
+                        .into(),
+                ));
+            };
+            let membership = ask(settings, join).await?;
+            write(&folder, &membership)?;
+            membership
+        }
+    };
+    let tls = pki::client_config(Trust::Bundle(membership.ca), Some(&membership.me))?;
+    let mut masters = membership.masters;
+    if let Some(join) = &settings.join
+        && !masters.contains(&join.endpoint)
+    {
+        masters.push(join.endpoint.clone());
+    }
+    let https = Https::new(&masters, &tls, None).map_err(Failure::Run)?;
+    Ok(Client::new(Arc::new(https), "kontiki-agent"))
+}
+
+/// Asks a master for a certificate.
+async fn ask(settings: &Settings, join: &Join) -> Result<Membership, Failure> {
+    let tls = pki::client_config(Trust::Fingerprint(join.token.ca), None)?;
+    let remote = Remote::new(&join.endpoint, tls)
+        .map_err(|reason| Failure::Usage(format!("--join: {reason}")))?;
+    let key = KeyPair::generate().map_err(pki::Error::from)?;
+    let request = CertificateParams::default().serialize_request(&key).map_err(pki::Error::from)?;
+    let mut headers = HeaderMap::new();
+    let bearer = HeaderValue::from_str(&join.token.bearer()).expect("tokens are plain letters");
+    headers.insert(header::AUTHORIZATION, bearer);
+    let asked =
+        JoinNode { name: settings.name.clone(), request: request.pem().map_err(pki::Error::from)? };
+    let path = format!("{PREFIX}/join/node");
+    let joined: NodeJoined =
+        remote.post(&path, headers, &asked).await.map_err(|error| understood(error, join))?;
+    tracing::info!(node = settings.name, endpoint = join.endpoint, "joined");
+    Ok(Membership {
+        ca: joined.ca,
+        me: Credentials { certificate: joined.certificate, key: key.serialize_pem() },
+        masters: joined.masters,
+    })
+}
+
+fn read(folder: &Path) -> Result<Option<Membership>, Failure> {
+    // Written last: where it is the rest is.
+    if !folder.join("masters.json").exists() {
+        return Ok(None);
+    }
+    let file = |name: &str| pki::read(&folder.join(name));
+    let masters = serde_json::from_str(&file("masters.json")?).map_err(|error| {
+        let path = folder.join("masters.json");
+        Failure::Run(format!("{} cannot be read: {error}", path.display()))
+    })?;
+    let me = Credentials { certificate: file("client.crt")?, key: file("client.key")? };
+    Ok(Some(Membership { ca: file("ca.crt")?, me, masters }))
+}
+
+fn write(folder: &Path, membership: &Membership) -> Result<(), Failure> {
+    pki::make_folder(folder)?;
+    let masters = serde_json::to_string(&membership.masters).expect("names are plain text");
+    for (name, text, readers) in [
+        ("ca.crt", &membership.ca, Readers::Everyone),
+        ("client.crt", &membership.me.certificate, Readers::Everyone),
+        ("client.key", &membership.me.key, Readers::Owner),
+        ("masters.json", &masters, Readers::Everyone),
+    ] {
+        pki::replace(&folder.join(name), text, readers)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_has_been_told_is_there_when_it_starts_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("node");
+        assert!(read(&folder).unwrap().is_none());
+        let told = Membership {
+            ca: "ca".into(),
+            me: Credentials { certificate: "certificate".into(), key: "key".into() },
+            masters: vec!["https://a:1".into()],
+        };
+        write(&folder, &told).unwrap();
+        let read = read(&folder).unwrap().unwrap();
+        assert_eq!((read.ca, read.me.key, read.masters), (told.ca, told.me.key, told.masters));
+    }
+}
