@@ -60,7 +60,7 @@ impl Places {
 
     fn snapshotter(&self) -> &'static str {
         match rustix::fs::statfs(&self.root) {
-            Ok(found) if i64::try_from(found.f_type) == Ok(OVERLAY) => "native",
+            Ok(found) if found.f_type == OVERLAY => "native",
             _ => "overlayfs",
         }
     }

@@ -258,18 +258,20 @@ impl Master {
             Rule::EndsAll,
             kube.keep_service(cluster::Records::new(replica.clone()), stop.clone()),
         );
+        let server = kube.server.clone();
         if settings.loops {
             tasks.start("controllers", Rule::EndsAll, kube.lead(stop.clone()));
         }
         if let Some(node) = settings.node {
             let node = node::Settings { name: settings.name.clone(), ..node };
-            let (server, stop) = (kube.server.clone(), stop.clone());
+            let stop = stop.clone();
             tasks.start("node", Rule::MayEnd, async move {
                 tokio::select! {
                     () = server.ready() => {}
                     () = stop.cancelled() => return Ok(()),
                 }
-                node::beside(node, server.client("kontiki-agent"), stop).await;
+                // Boxed: a whole agent is large.
+                Box::pin(node::beside(node, server.client("kontiki-agent"), stop)).await;
                 Ok(())
             });
         }

@@ -76,9 +76,9 @@ impl Fake {
         self.clock.fetch_add(1_000_000, Ordering::Relaxed) + 1_700_000_000_000_000_000
     }
 
-    fn with<T: Send>(&self, what: impl FnOnce(&mut Inner) -> Result<T, Error>) -> Answer<'_, T>
+    fn with<T>(&self, what: impl FnOnce(&mut Inner) -> Result<T, Error>) -> Answer<'_, T>
     where
-        T: 'static,
+        T: Send + 'static,
     {
         let done = what(&mut self.inner.lock());
         Box::pin(async move { done })

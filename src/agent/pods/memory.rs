@@ -76,7 +76,6 @@ impl Pause {
 /// What to do about a container that ran from `started` to `finished` and is to run again.
 ///
 /// The first restart is at once; the second comes 10 s after the end, the third 20 s, and so on.
-#[must_use]
 pub fn crash_pause(
     before: Option<Pause>,
     started: Timestamp,
