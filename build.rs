@@ -1,11 +1,23 @@
-//! Generates the wire types and the clients of `src/agent/proto/cri.proto`.
+//! Generates the wire types and the clients of `src/agent/proto/cri.proto`, and compiles the program of the
+//! demo image, `src/agent/images/demo/main.rs`.
 //!
 //! protox compiles the file in this process: no protoc is needed on any machine.
+//! The program becomes a part of the binary, so it is linked statically and optimised for size whatever the
+//! profile is.
 
+use std::env;
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const DEMO: &str = "src/agent/images/demo/main.rs";
 
 fn main() -> Result<(), Box<dyn Error>> {
+    runtime_interface()?;
+    demo()
+}
+
+fn runtime_interface() -> Result<(), Box<dyn Error>> {
     let folder = Path::new("src/agent/proto");
     let file = folder.join("cri.proto");
     println!("cargo::rerun-if-changed={}", file.display());
@@ -18,4 +30,24 @@ fn main() -> Result<(), Box<dyn Error>> {
         .emit_rerun_if_changed(false)
         .compile_fds(descriptors)?;
     Ok(())
+}
+
+fn demo() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed={DEMO}");
+    let out = PathBuf::from(env::var("OUT_DIR")?).join("demo");
+    let mut compiler = Command::new(env::var("RUSTC")?);
+    compiler.args(["--edition", "2024", "--crate-name", "demo", "--target", &env::var("TARGET")?]);
+    for option in
+        ["target-feature=+crt-static", "opt-level=s", "panic=abort", "strip=symbols", "lto=fat"]
+    {
+        compiler.args(["-C", option]);
+    }
+    if let Ok(linker) = env::var("RUSTC_LINKER") {
+        compiler.arg("-C").arg(format!("linker={linker}"));
+    }
+    let status = compiler.arg("-o").arg(&out).arg(DEMO).status()?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(format!("{DEMO} does not compile to a static program; is the C library for it (Debian: libc6-dev) there?").into())
 }

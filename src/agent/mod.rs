@@ -57,6 +57,8 @@ pub struct Directories {
     pub logs: PathBuf,
     /// Where the network's plugins find what they are to do.
     pub network: PathBuf,
+    /// Which addresses of the node's range are given to pods.
+    pub addresses: PathBuf,
 }
 
 /// Runs the node until `stop`. What runs in containers goes on without it.

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::Directories;
+
 const FILE: &str = "10-kontiki.conflist";
 const NAME: &str = "kontiki";
 /// Fits into the fifteen letters that the kernel allows.
@@ -27,7 +29,8 @@ pub fn plugins() -> Option<PathBuf> {
 }
 
 /// Writes the configuration for `range`, unless somebody else has decided.
-pub fn configure(folder: &Path, range: &str) -> Result<(), String> {
+pub fn configure(directories: &Directories, range: &str) -> Result<(), String> {
+    let folder = &directories.network;
     let range: ipnet::IpNet =
         range.parse().map_err(|_| format!("{range:?} is no range of addresses"))?;
     let failed = |error: io::Error| format!("{}: {error}", folder.display());
@@ -38,7 +41,7 @@ pub fn configure(folder: &Path, range: &str) -> Result<(), String> {
     if others {
         return Ok(());
     }
-    let text = format!("{:#}\n", configuration(&range));
+    let text = format!("{:#}\n", configuration(&range, &directories.addresses));
     let file = folder.join(FILE);
     if fs::read_to_string(&file).is_ok_and(|it| it == text) {
         return Ok(());
@@ -49,7 +52,7 @@ pub fn configure(folder: &Path, range: &str) -> Result<(), String> {
     fs::rename(&fresh, &file).map_err(failed)
 }
 
-fn configuration(range: &ipnet::IpNet) -> Value {
+fn configuration(range: &ipnet::IpNet, addresses: &Path) -> Value {
     let everywhere = if range.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
     json!({
         "cniVersion": "0.4.0",
@@ -58,11 +61,12 @@ fn configuration(range: &ipnet::IpNet) -> Value {
             {
                 "type": "bridge",
                 "bridge": BRIDGE,
-                "isDefaultGateway": true,
+                "isGateway": true,
                 "ipMasq": true,
                 "hairpinMode": true,
                 "ipam": {
                     "type": "host-local",
+                    "dataDir": addresses,
                     "ranges": [[{"subnet": range.to_string()}]],
                     "routes": [{"dst": everywhere}],
                 },
@@ -76,18 +80,30 @@ fn configuration(range: &ipnet::IpNet) -> Value {
 mod tests {
     use super::*;
 
+    fn directories(folder: &Path) -> Directories {
+        Directories {
+            pods: folder.join("pods"),
+            logs: folder.join("logs"),
+            network: folder.join("net"),
+            addresses: folder.join("addresses"),
+        }
+    }
+
     #[test]
     fn a_network_that_somebody_else_has_decided_on_stands() {
         let folder = tempfile::tempdir().unwrap();
-        configure(folder.path(), "10.42.3.0/24").unwrap();
-        let ours = fs::read_to_string(folder.path().join(FILE)).unwrap();
-        assert!(ours.contains("10.42.3.0/24"), "{ours}");
-        configure(folder.path(), "10.42.4.0/24").unwrap();
-        assert!(fs::read_to_string(folder.path().join(FILE)).unwrap().contains("10.42.4.0/24"));
-        let other = tempfile::tempdir().unwrap();
-        fs::write(other.path().join("05-other.conf"), "{}").unwrap();
-        configure(other.path(), "10.42.3.0/24").unwrap();
-        assert!(!other.path().join(FILE).exists());
-        assert!(configure(other.path(), "ten").unwrap_err().contains("ten"));
+        let ours = directories(folder.path());
+        for range in ["10.42.3.0/24", "10.42.4.0/24"] {
+            configure(&ours, range).unwrap();
+            let written = fs::read_to_string(ours.network.join(FILE)).unwrap();
+            assert!(written.contains(range), "{written}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let other = directories(folder.path());
+        fs::create_dir(&other.network).unwrap();
+        fs::write(other.network.join("05-other.conf"), "{}").unwrap();
+        configure(&other, "10.42.3.0/24").unwrap();
+        assert!(!other.network.join(FILE).exists());
+        assert!(configure(&other, "ten").unwrap_err().contains("ten"));
     }
 }

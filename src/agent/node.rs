@@ -1,7 +1,7 @@
 //! The node's own object: that it is there, what it has, how it is, and that it lives.
 //!
 //! Keeps: the Lease `kube-node-lease/NAME` is renewed every 10 s; the status is told when it
-//! changed, and every five minutes. Labels and taints that others have set stay.
+//! changed, and every five minutes. A node that is not ready looks again sooner. Labels and taints that others have set stay.
 //! Never: registers over a node of another machine's without telling.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use kontiki_api::client::{Client, PatchKind};
 use kontiki_api::error::Reason;
 use kontiki_api::object::time::{Clock, Timestamp};
 use serde_json::json;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::cri::Runtime;
@@ -32,6 +32,8 @@ use super::{Settings, network};
 pub const KUBELET_VERSION: &str = "v1.37.0+kontiki";
 
 const BEAT: Duration = Duration::from_secs(10);
+/// The first pause of a node that is not ready; each is twice the one before, up to half a `BEAT`.
+const UNREADY_BEAT: Duration = Duration::from_millis(200);
 const LEASE_S: i32 = 40;
 const STATUS_S: i64 = 300;
 const LEASES: &str = "kube-node-lease";
@@ -101,13 +103,8 @@ impl Node {
     }
 
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut beats = interval(BEAT);
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut soon = UNREADY_BEAT;
         loop {
-            tokio::select! {
-                _ = beats.tick() => {}
-                () = stop.cancelled() => return,
-            }
             let beat = tokio::select! {
                 beat = self.beat() => beat,
                 () = stop.cancelled() => return,
@@ -118,7 +115,18 @@ impl Node {
                     self.registered = false;
                 }
             }
+            let pause = if self.is_ready() { BEAT } else { soon };
+            soon = if pause == BEAT { UNREADY_BEAT } else { (soon * 2).min(BEAT / 2) };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = stop.cancelled() => return,
+            }
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        let conditions = self.told.iter().flat_map(|(told, _)| told.conditions.iter().flatten());
+        conditions.into_iter().any(|it| it.type_ == "Ready" && it.status == "True")
     }
 
     async fn beat(&mut self) -> Result<(), Status> {
@@ -131,7 +139,7 @@ impl Node {
         self.tell(status).await?;
         let node: NodeObject = self.client.get("", &self.settings.node).await?;
         if let Some(range) = node.spec.and_then(|it| it.pod_cidr)
-            && let Err(error) = network::configure(&self.settings.directories.network, &range)
+            && let Err(error) = network::configure(&self.settings.directories, &range)
         {
             tracing::warn!(error, "pods' network is not set up");
         }

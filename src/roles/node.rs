@@ -138,6 +138,7 @@ async fn agent(
             pods: settings.data_dir.join("pods"),
             logs: LOGS.into(),
             network,
+            addresses: settings.data_dir.join("addresses"),
         },
         dns: Vec::new(),
         domain: "cluster.local".into(),

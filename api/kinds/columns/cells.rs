@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::object::duration::human;
 use crate::object::time::Timestamp;
 
 /// A value of an object, `null` where it is absent. The path is a JSON pointer.
@@ -58,31 +59,8 @@ pub fn since(object: &Value, path: &str, now: Timestamp) -> String {
 #[must_use]
 pub fn age(moment: &str, now: Timestamp) -> String {
     match Timestamp::parse(moment) {
-        Some(moment) => human_duration(now.micros_since(moment).div_euclid(1_000_000)),
+        Some(moment) => human(now.micros_since(moment).div_euclid(1_000_000)),
         None => "<unknown>".into(),
-    }
-}
-
-/// A duration in seconds, with two units where the second says something (apimachinery's `HumanDuration`).
-#[must_use]
-pub fn human_duration(seconds: i64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    let two = |whole: i64, unit: &str, rest: i64, lesser: &str| {
-        if rest == 0 { format!("{whole}{unit}") } else { format!("{whole}{unit}{rest}{lesser}") }
-    };
-    match seconds {
-        // Clocks differ a little; a moment that is far ahead is no age.
-        ..-1 => "<invalid>".into(),
-        -1 => "0s".into(),
-        0..120 => format!("{seconds}s"),
-        _ if minutes < 10 => two(minutes, "m", seconds % 60, "s"),
-        _ if minutes < 180 => format!("{minutes}m"),
-        _ if hours < 8 => two(hours, "h", minutes % 60, "m"),
-        _ if hours < 48 => format!("{hours}h"),
-        _ if days < 8 => two(days, "d", hours % 24, "h"),
-        _ if days < 730 => format!("{days}d"),
-        _ if days < 2920 => two(days / 365, "y", days % 365, "d"),
-        _ => format!("{}y", days / 365),
     }
 }
 

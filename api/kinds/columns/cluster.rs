@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::cells::{
-    age_of, at, condition, flag, human_duration, labels, list, name, number, or, selector, since,
-    text, text_or,
+    age_of, at, condition, flag, labels, list, name, number, or, selector, since, text, text_or,
 };
 use super::{AGE, Column, Entry, NAME, column, typed};
+use crate::object::duration::human;
 use crate::object::time::Timestamp;
 
 const ADMISSION: &str = "admissionregistration.k8s.io";
@@ -142,7 +142,7 @@ fn signing_request(it: &Value, now: Timestamp) -> Vec<Value> {
     if !text(it, "/status/certificate").is_empty() {
         state += ",Issued";
     }
-    let duration = at(it, "/spec/expirationSeconds").as_i64().map(human_duration);
+    let duration = at(it, "/spec/expirationSeconds").as_i64().map(human);
     vec![
         name(it),
         age_of(it, now),

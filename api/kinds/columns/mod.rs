@@ -18,7 +18,7 @@ mod pod;
 mod storage;
 mod workloads;
 
-pub use cells::{age, human_duration};
+pub use cells::age;
 
 const fn column(name: &'static str, priority: i32) -> Column {
     typed(name, "string", priority)

@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::cells::human_duration;
 use super::of;
 use crate::kinds::kind::Columns;
 use crate::object::time::Timestamp;
@@ -33,28 +32,6 @@ fn every_printer_fills_every_column_of_an_empty_object() {
         for object in [json!({}), json!({"spec": 1, "status": []}), json!(null)] {
             assert_eq!(print(&object, now).len(), columns.len(), "{kind}");
         }
-    }
-}
-
-#[test]
-fn ages_have_two_units_where_the_second_says_something() {
-    let cases = [
-        (-5, "<invalid>"),
-        (-1, "0s"),
-        (119, "119s"),
-        (120, "2m"),
-        (125, "2m5s"),
-        (600, "10m"),
-        (3 * 3600, "3h"),
-        (3 * 3600 + 60, "3h1m"),
-        (9 * 3600 + 60, "9h"),
-        (49 * 3600, "2d1h"),
-        (9 * 86_400, "9d"),
-        (800 * 86_400, "2y70d"),
-        (3650 * 86_400, "10y"),
-    ];
-    for (seconds, expected) in cases {
-        assert_eq!(human_duration(seconds), expected, "{seconds} s");
     }
 }
 

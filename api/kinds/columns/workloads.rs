@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use super::cells::{
-    age_of, at, condition, containers, flag, human_duration, labels, list, name, number, plain,
-    selector, selector_text, since, text, text_or,
+    age_of, at, condition, containers, flag, labels, list, name, number, plain, selector,
+    selector_text, since, text, text_or,
 };
 use super::{AGE, Column, Entry, NAME, column};
+use crate::object::duration::human;
 use crate::object::time::Timestamp;
 
 pub const TABLE: &[Entry] = &[
@@ -173,7 +174,7 @@ fn job(it: &Value, now: Timestamp) -> Vec<Value> {
     let moment = |path| Timestamp::parse(text(it, path));
     let duration = moment("/status/startTime").map(|begun| {
         let end = moment("/status/completionTime").unwrap_or(now);
-        human_duration(end.micros_since(begun).div_euclid(1_000_000))
+        human(end.micros_since(begun).div_euclid(1_000_000))
     });
     let is = |kind| condition(it, kind) == "True";
     let status = match () {

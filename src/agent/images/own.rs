@@ -1,5 +1,6 @@
 //! Images of our own, made here: so that a first pod runs without any registry.
 //!
+//! `demo` is a web server and a few commands (`demo/main.rs`).
 //! `pause` holds a pod's namespaces open. It is a static program of a few instructions, which
 //! ignores that its children end (the kernel then clears them away) and waits for ever. Each image
 //! is one archive in the OCI layout, with one layer.
@@ -12,34 +13,73 @@ use sha2::{Digest, Sha256};
 use crate::agent::node::architecture;
 
 pub const PAUSE: &str = "kontiki.local/pause:1";
+pub const DEMO: &str = "kontiki.local/demo:1";
+/// The names that the demo program is called by.
+const DEMO_COMMANDS: [&str; 9] =
+    ["cat", "echo", "env", "exit", "fill", "get", "sleep", "tick", "write"];
+/// Compiled by `build.rs`.
+const DEMO_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo"));
 
 type Build = fn() -> io::Result<Vec<u8>>;
 
 /// The images and how each is made.
 #[must_use]
-pub fn all() -> [(&'static str, Build); 1] {
-    [(PAUSE, pause)]
+pub fn all() -> [(&'static str, Build); 2] {
+    [(PAUSE, pause), (DEMO, demo)]
 }
 
 /// A file in an image.
 pub struct File {
     /// Without a leading slash.
     pub path: String,
-    pub bytes: Vec<u8>,
-    pub mode: u32,
+    pub content: Content,
+}
+
+pub enum Content {
+    Program(Vec<u8>),
+    /// Another name of a file in the same folder.
+    Link(&'static str),
 }
 
 fn pause() -> io::Result<Vec<u8>> {
     let program = pause_program(std::env::consts::ARCH)?;
-    let file = File { path: "pause".into(), bytes: program, mode: 0o755 };
+    let file = File { path: "pause".into(), content: Content::Program(program) };
     archive(PAUSE, &[file], &json!({"Entrypoint": ["/pause"], "User": "65535:65535"}))
+}
+
+fn demo() -> io::Result<Vec<u8>> {
+    let program = Content::Program(DEMO_PROGRAM.to_vec());
+    let mut files = vec![File { path: "bin/demo".into(), content: program }];
+    files.extend(
+        DEMO_COMMANDS
+            .map(|command| File { path: format!("bin/{command}"), content: Content::Link("demo") }),
+    );
+    // The first process of a container hears no signal that it has no handler for, and the standard
+    // library knows no handlers. It has nothing to put in order before it ends.
+    let config = json!({
+        "Cmd": ["/bin/demo", "serve"],
+        "Env": ["PATH=/bin"],
+        "StopSignal": "SIGKILL",
+        "User": "65535:65535",
+        "ExposedPorts": {"8080/tcp": {}},
+    });
+    archive(DEMO, &files, &config)
 }
 
 /// An image of one layer, as an archive that container runtimes import.
 pub fn archive(name: &str, files: &[File], config: &Value) -> io::Result<Vec<u8>> {
     let mut layer = tar::Builder::new(Vec::new());
     for file in files {
-        add(&mut layer, &file.path, &file.bytes, file.mode)?;
+        match &file.content {
+            Content::Program(bytes) => add(&mut layer, &file.path, bytes, 0o755)?,
+            Content::Link(to) => {
+                let mut header = tar::Header::new_gnu();
+                header.set_entry_type(tar::EntryType::Symlink);
+                header.set_size(0);
+                header.set_mode(0o777);
+                layer.append_link(&mut header, &file.path, to)?;
+            }
+        }
     }
     let layer = layer.into_inner()?;
     let config = json!({
@@ -206,10 +246,15 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_names_its_image_and_holds_every_blob_it_speaks_of() {
-        let archive = pause().unwrap();
+    fn every_archive_names_its_image_and_holds_every_blob_it_speaks_of() {
+        for (name, build) in all() {
+            complete(name, &build().unwrap());
+        }
+    }
+
+    fn complete(name: &str, archive: &[u8]) {
         let mut found = std::collections::BTreeMap::new();
-        for entry in tar::Archive::new(archive.as_slice()).entries().unwrap() {
+        for entry in tar::Archive::new(archive).entries().unwrap() {
             let mut entry = entry.unwrap();
             let path = entry.path().unwrap().to_string_lossy().into_owned();
             let mut bytes = Vec::new();
@@ -224,7 +269,7 @@ mod tests {
         };
         let index: Value = serde_json::from_slice(&found["index.json"]).unwrap();
         let manifest = &index["manifests"][0];
-        assert_eq!(manifest["annotations"]["io.containerd.image.name"], PAUSE);
+        assert_eq!(manifest["annotations"]["io.containerd.image.name"], name);
         let manifest: Value = serde_json::from_slice(blob(manifest)).unwrap();
         blob(&manifest["config"]);
         blob(&manifest["layers"][0]);

@@ -245,6 +245,7 @@ pub fn settings(folder: &Path) -> Settings {
             pods: folder.join("pods"),
             logs: folder.join("logs"),
             network: folder.join("net"),
+            addresses: folder.join("addresses"),
         },
         dns: Vec::new(),
         domain: "cluster.local".into(),

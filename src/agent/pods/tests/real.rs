@@ -16,7 +16,7 @@ use super::{condition, object, settings};
 use crate::agent::containerd::{Containerd, Places, import};
 use crate::agent::cri::Runtime;
 use crate::agent::cri::client::Client;
-use crate::agent::images::own::{File, archive};
+use crate::agent::images::own::{Content, File, archive};
 use crate::agent::{self, Settings};
 
 const BUSYBOX: &str = "kontiki.test/busybox:1";
@@ -40,7 +40,7 @@ impl Ground {
         let containerd = Containerd::start(places.clone()).await.unwrap();
         let client = Arc::new(Client::new(&containerd.endpoint()).unwrap());
         let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
-        let file = File { path: "bin/busybox".into(), bytes: busybox, mode: 0o755 };
+        let file = File { path: "bin/busybox".into(), content: Content::Program(busybox) };
         let tar = folder.path().join("busybox.tar");
         std::fs::write(&tar, archive(BUSYBOX, &[file], &json!({})).unwrap()).unwrap();
         import(&places.socket(), &tar).await.unwrap();
