@@ -14,8 +14,6 @@ pub mod pipe;
 mod service;
 mod sessions;
 
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 

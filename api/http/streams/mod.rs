@@ -15,8 +15,6 @@ pub(super) mod proxy;
 pub(super) mod raw;
 mod spdy;
 
-#[cfg(test)]
-mod tests;
 
 use axum::extract::FromRequestParts as _;
 use axum::extract::ws::WebSocketUpgrade;
