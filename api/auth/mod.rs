@@ -19,8 +19,8 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 
 use crate::error::Status;
-use crate::listener::Peer;
 use crate::kinds::Kind;
+use crate::listener::Peer;
 use crate::request::User;
 
 /// Whoever is in this group may do everything.

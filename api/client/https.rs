@@ -64,7 +64,8 @@ impl Https {
         tls: &ClientConfig,
         bearer: Option<&str>,
     ) -> Result<Https, String> {
-        let parsed: Vec<Server> = servers.iter().map(|it| Server::parse(it)).collect::<Result<_, _>>()?;
+        let parsed: Vec<Server> =
+            servers.iter().map(|it| Server::parse(it)).collect::<Result<_, _>>()?;
         if parsed.is_empty() {
             return Err("there is no server to ask".into());
         }

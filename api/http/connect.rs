@@ -30,10 +30,8 @@ impl Serving {
         let upgrade = Upgrade::wanted(&parts.headers);
         match (connection.subresource.as_str(), upgrade) {
             ("log", _) => log::open(nodes, &connection, parts, stop).await,
-            ("proxy", _) if connection.resource == "nodes" => {
-                proxy::node(nodes, &connection, &rest, parts, body, stop).await
-            }
-            ("proxy", _) => Err(not_carried(&connection)),
+            ("proxy", _) if connection.resource == "services" => Err(not_carried(&connection)),
+            ("proxy", _) => proxy::open(nodes, &connection, &rest, parts, body, stop).await,
             (_, Upgrade::Spdy) => raw::spdy(nodes, &connection, parts, stop).await,
             ("portforward", Upgrade::WebSocket) => {
                 forward::open(nodes, &connection, parts, stop).await

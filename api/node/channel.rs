@@ -12,7 +12,6 @@ use http::{Request, Response, Uri};
 use hyper::client::conn::http2::SendRequest;
 use rustls::ClientConfig;
 use tonic::body::Body;
-use tower::Service as _;
 
 use super::service::Service;
 use super::{Caller, Sessions};

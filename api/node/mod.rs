@@ -14,7 +14,6 @@ pub mod pipe;
 mod service;
 mod sessions;
 
-
 use std::sync::Arc;
 
 use axum::Router;

@@ -15,14 +15,12 @@ use futures::{StreamExt as _, future, stream};
 use rustls::ClientConfig;
 use tokio::time::timeout;
 
+use super::Channel;
 use super::pipe::{self, Ended};
 use super::sessions::{OPEN_WAIT_MAX, bytes_of};
-use super::Channel;
 use crate::error::{Reason, Status};
 use crate::tunnel::Tunnel;
-use crate::tunnel::wire::{
-    self, HoldsAnswer, HoldsRequest, ToForward, from_tunnel, to_forward,
-};
+use crate::tunnel::wire::{self, HoldsAnswer, HoldsRequest, ToForward, from_tunnel, to_forward};
 
 /// Who does not answer by then is taken to hold nothing.
 const ASK_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -44,7 +42,7 @@ pub(super) enum Place {
 }
 
 impl Peers {
-    pub async fn find(&self, node: &str) -> Place {
+    pub(super) async fn find(&self, node: &str) -> Place {
         let masters = (self.masters)();
         let others: Vec<&String> = masters.iter().filter(|it| **it != self.me).collect();
         let asked = join_all(others.iter().map(|master| async move {
@@ -82,7 +80,7 @@ impl Peers {
     }
 
     /// Opens a tunnel through the master that holds the session.
-    pub async fn open(
+    pub(super) async fn open(
         &self,
         channel: Channel,
         node: &str,

@@ -189,10 +189,7 @@ impl node_server::Node for Service {
         }
     }
 
-    async fn holds(
-        &self,
-        request: Request<HoldsRequest>,
-    ) -> Result<Response<HoldsAnswer>, Status> {
+    async fn holds(&self, request: Request<HoldsRequest>) -> Result<Response<HoldsAnswer>, Status> {
         master(&request)?;
         let age = self.sessions.age(&request.get_ref().node);
         let age_ms = age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));

@@ -36,11 +36,8 @@ pub struct Tunnel {
 /// Whoever can reach nodes.
 pub trait Nodes: Send + Sync {
     /// Opens a tunnel to a node, wherever its session is.
-    fn open<'a>(
-        &'a self,
-        node: &'a str,
-        want: wire::Want,
-    ) -> BoxFuture<'a, Result<Tunnel, Status>>;
+    fn open<'a>(&'a self, node: &'a str, want: wire::Want)
+    -> BoxFuture<'a, Result<Tunnel, Status>>;
 }
 
 impl From<Status> for wire::Refused {

@@ -1,5 +1,7 @@
 //! What a connection wants of a node, decided from its query and checked. Pure.
 
+use serde_json::Value;
+
 use super::wire::{self, want::Kind};
 use crate::error::{Cause, Status};
 use crate::object::time::Timestamp;
@@ -39,9 +41,39 @@ pub fn want(connection: &Connection, protocols: &[String]) -> Result<wire::Want,
         }
         "portforward" => Kind::PortForward(wire::PortForward { pod, protocols }),
         "log" => Kind::Logs(wire::Logs { pod, container: container()?, ..logs(connection)? }),
+        _ if connection.resource == "pods" => Kind::Dial(wire::Dial { pod, port: port(connection)? }),
         _ => Kind::Kubelet(wire::Kubelet {}),
     };
     Ok(wire::Want { kind: Some(kind) })
+}
+
+/// The port in `name:port` or `http:name:port`, or the first that the pod says it has.
+fn port(connection: &Connection) -> Result<u32, Status> {
+    let parts: Vec<&str> = connection.name.split(':').collect();
+    let named = match parts.as_slice() {
+        [_] | ["http", _] | ["" | "http", _, ""] => None,
+        ["https", ..] => {
+            let why = "pods are proxied to by http alone; leave \"https:\" out, or forward a port";
+            return Err(Status::bad_request(why));
+        }
+        [_, port] | [_, _, port] => Some(*port),
+        _ => return Err(Status::bad_request(format!("{:?} names no port", connection.name))),
+    };
+    let containers = meta::at(&connection.object, &["spec", "containers"]);
+    let mut ports = containers
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|it| it.get("ports")?.as_array())
+        .flatten();
+    let number = |port: &Value| port.get("containerPort").and_then(Value::as_u64);
+    let found = match named.map(|text| (text, text.parse::<u16>())) {
+        None => ports.find_map(number).or(Some(80)),
+        Some((_, Ok(port))) => Some(port.into()),
+        Some((name, Err(_))) => ports.find(|it| meta::text(it, &["name"]) == name).and_then(number),
+    };
+    let port = found.and_then(|port| u32::try_from(port).ok()).filter(|port| *port != 0);
+    port.ok_or_else(|| Status::bad_request(format!("{:?} names no port", connection.name)))
 }
 
 fn all(connection: &Connection, name: &str) -> Vec<String> {
@@ -51,7 +83,9 @@ fn all(connection: &Connection, name: &str) -> Vec<String> {
 
 fn is_set(connection: &Connection, name: &str) -> bool {
     // As upstream reads booleans in a query.
-    connection.parameter(name).is_some_and(|it| !matches!(it.to_lowercase().as_str(), "false" | "0"))
+    connection
+        .parameter(name)
+        .is_some_and(|it| !matches!(it.to_lowercase().as_str(), "false" | "0"))
 }
 
 fn streams(connection: &Connection) -> Result<wire::Streams, Status> {
@@ -192,6 +226,31 @@ mod tests {
             let status = decide(sub, query).unwrap_err();
             assert_eq!(status.code(), code, "{sub}?{query}: {status}");
             assert!(status.message().contains(word), "{sub}?{query}: {status}");
+        }
+    }
+
+    #[test]
+    fn a_pod_is_dialled_at_the_port_in_its_name_or_at_its_first() {
+        let check = |name: &str| {
+            let connection = Connection {
+                who: User::default(),
+                resource: "pods".into(),
+                subresource: "proxy".into(),
+                namespace: "n".into(),
+                name: name.into(),
+                object: json!({"spec": {"containers": [{}, {"ports": [
+                    {"containerPort": 8080}, {"containerPort": 9, "name": "web"}]}]}}),
+                query: Vec::new(),
+            };
+            port(&connection)
+        };
+        for (name, wanted) in
+            [("p", 8080), ("p:81", 81), ("http:p:82", 82), ("http:p:", 8080), ("p:web", 9)]
+        {
+            assert_eq!(check(name).unwrap(), wanted, "{name}");
+        }
+        for bad in ["https:p:443", "p:none", "p:0", "p:70000", "a:b:c:d"] {
+            assert_eq!(check(bad).unwrap_err().code(), 400, "{bad}");
         }
     }
 

@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::raw::{node_speaks_last, short};
+use super::raw::node_speaks_last;
 use super::spdy::{self, Event, Headers};
 use super::websocket;
 use crate::error::Status;
@@ -59,13 +59,14 @@ pub(super) struct Dialect {
     closes: bool,
 }
 
-const V1: Dialect = Dialect { statuses: false, base64: false, closes: false };
-const V4: Dialect = Dialect { statuses: true, base64: false, closes: false };
+pub(super) const V1: Dialect = Dialect { statuses: false, base64: false, closes: false };
+pub(super) const V4: Dialect = Dialect { statuses: true, base64: false, closes: false };
+pub(super) const V4_BASE64: Dialect = Dialect { base64: true, ..V4 };
 const V5: Dialect = Dialect { statuses: true, base64: false, closes: true };
 const DIALECTS: &[(&str, Dialect)] = &[
     ("v5.channel.k8s.io", V5),
     ("v4.channel.k8s.io", V4),
-    ("v4.base64.channel.k8s.io", Dialect { base64: true, ..V4 }),
+    ("v4.base64.channel.k8s.io", V4_BASE64),
     ("channel.k8s.io", V1),
     ("base64.channel.k8s.io", Dialect { base64: true, ..V1 }),
 ];
@@ -215,7 +216,7 @@ impl<W: AsyncWrite + Unpin> Up<'_, W> {
 }
 
 /// A client's message: a channel, and what is on it.
-fn read(message: Message, dialect: Dialect) -> Option<(u8, Bytes)> {
+pub(super) fn read(message: Message, dialect: Dialect) -> Option<(u8, Bytes)> {
     match message {
         Message::Text(text) if dialect.base64 => {
             let (digit, rest) = text.as_bytes().split_first()?;
@@ -287,13 +288,13 @@ async fn down(
 }
 
 /// The client, as it is spoken to.
-struct Client {
-    sink: SplitSink<WebSocket, Message>,
-    dialect: Dialect,
+pub(super) struct Client {
+    pub sink: SplitSink<WebSocket, Message>,
+    pub dialect: Dialect,
 }
 
 impl Client {
-    async fn send(&mut self, channel: u8, bytes: &[u8]) -> io::Result<()> {
+    pub async fn send(&mut self, channel: u8, bytes: &[u8]) -> io::Result<()> {
         let message = if self.dialect.base64 {
             let digit = char::from(b'0' + channel);
             Message::Text(format!("{digit}{}", STANDARD.encode(bytes)).into())
@@ -313,7 +314,7 @@ impl Client {
             Some(told) => self.send(ERROR, &told).await,
             None => Ok(()),
         };
-        let frame = CloseFrame { code: close_code::NORMAL, reason: short("").into() };
+        let frame = CloseFrame { code: close_code::NORMAL, reason: "".into() };
         let closed = self.sink.send(Message::Close(Some(frame))).await.map_err(io::Error::other);
         if let Err(error) = said.and(closed) {
             tracing::debug!(%error, "a client went before it heard how it ended");

@@ -56,9 +56,7 @@ async fn read(nodes: &Arc<dyn Nodes>, connection: &Connection) -> Result<Tunnel,
         // The node has no such container now; the pod's status tells why.
         let previous = connection.parameter("previous").is_some_and(|it| it == "true" || it == "1");
         match connection.container() {
-            Ok(container) => {
-                Status::bad_request(missing(&connection.object, container, previous))
-            }
+            Ok(container) => Status::bad_request(missing(&connection.object, container, previous)),
             Err(status) => status,
         }
     })
@@ -82,7 +80,9 @@ fn missing(pod: &Value, container: &str, previous: bool) -> String {
         "ImagePullBackOff" => {
             format!("{about} is waiting to start: trying and failing to pull image")
         }
-        "" if meta::at(state, &["state", "terminated"]).is_some() => format!("{about} is terminated"),
+        "" if meta::at(state, &["state", "terminated"]).is_some() => {
+            format!("{about} is terminated")
+        }
         "" => format!("{about} is waiting to start - no logs yet"),
         reason => format!("{about} is waiting to start: {reason}"),
     }

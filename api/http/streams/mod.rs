@@ -15,7 +15,6 @@ pub(super) mod proxy;
 pub(super) mod raw;
 mod spdy;
 
-
 use axum::extract::FromRequestParts as _;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::response::IntoResponse as _;

@@ -10,11 +10,12 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Reason, Status};
+use crate::object::meta;
 use crate::pipeline::Connection;
 use crate::tunnel::{Nodes, want};
 
 /// What concerns a connection and not what goes over it, and who asks, which is nobody's business there.
-const NOT_PASSED_ON: &[HeaderName] = &[
+static NOT_PASSED_ON: [HeaderName; 7] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -24,8 +25,9 @@ const NOT_PASSED_ON: &[HeaderName] = &[
     AUTHORIZATION,
 ];
 
-/// Asks the agent of a node for one of its pages; `rest` is the path behind `proxy`.
-pub async fn node(
+/// Asks the agent of a node for one of its pages, or a pod for what it serves; `rest` is the path behind
+/// `proxy`.
+pub async fn open(
     nodes: &Arc<dyn Nodes>,
     connection: &Connection,
     rest: &str,
@@ -34,7 +36,13 @@ pub async fn node(
     stop: CancellationToken,
 ) -> Result<Response<Body>, Status> {
     let request = request(rest, parts, body)?;
-    let tunnel = nodes.open(connection.node(), want(connection, &[])?).await?;
+    let wanted = want(connection, &[])?;
+    if connection.node().is_empty() {
+        let (what, name) = (&connection.resource, meta::name(&connection.object));
+        let why = format!("{what} \"{name}\" cannot be reached: it is on no node");
+        return Err(Status::new(Reason::ServiceUnavailable, why));
+    }
+    let tunnel = nodes.open(connection.node(), wanted).await?;
     let failed = |error: hyper::Error| {
         let why = format!("error trying to reach service: {error}");
         Status::new(Reason::ServiceUnavailable, why)
@@ -70,7 +78,7 @@ fn request(rest: &str, parts: &Parts, body: Body) -> Result<Request<Body>, Statu
 }
 
 fn forget(headers: &mut HeaderMap) {
-    for name in NOT_PASSED_ON {
+    for name in &NOT_PASSED_ON {
         headers.remove(name);
     }
 }

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio_util::sync::CancellationToken;
 
-use super::{not_upgraded, websocket};
+use super::not_upgraded;
 use crate::error::Status;
 use crate::pipeline::Connection;
 use crate::tunnel::{Duplex, Nodes, want};
@@ -80,34 +80,15 @@ async fn relay(client: impl Duplex, node: Box<dyn Duplex>, stop: CancellationTok
 
 /// A node that takes nothing more has said all it will say, and some of that may still be on its way: then the
 /// other direction decides when it is over.
-pub(super) async fn node_speaks_last<T>(
-    up: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
+pub(super) async fn node_speaks_last<T>(up: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     match up.await {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::future::pending().await,
         ended => ended,
     }
 }
 
-/// A WebSocket whose messages are bytes of a SPDY/3.1 connection.
-pub async fn spdy_in_websocket(
-    nodes: &Arc<dyn Nodes>,
-    connection: &Connection,
-    parts: &mut Parts,
-    inner: &'static str,
-    outer: &'static str,
-    stop: CancellationToken,
-) -> Result<Response<Body>, Status> {
-    let (upgrade, ()) = match websocket(parts, &[(outer, ())], None).await {
-        Ok(upgrade) => upgrade,
-        Err(response) => return Ok(response),
-    };
-    let wanted = want(connection, &[inner.to_owned()])?;
-    let tunnel = nodes.open(connection.node(), wanted).await?;
-    Ok(upgrade.on_upgrade(move |socket| messages(socket, tunnel.bytes, stop)))
-}
-
-async fn messages(socket: WebSocket, node: Box<dyn Duplex>, stop: CancellationToken) {
+/// A WebSocket whose messages are bytes.
+pub(super) async fn messages(socket: WebSocket, node: Box<dyn Duplex>, stop: CancellationToken) {
     let (mut sink, mut stream) = socket.split();
     let (mut from_node, mut to_node) = tokio::io::split(node);
     let up = async {
@@ -138,7 +119,9 @@ async fn messages(socket: WebSocket, node: Box<dyn Duplex>, stop: CancellationTo
     };
     let frame = match ended {
         Ok(()) => CloseFrame { code: close_code::NORMAL, reason: "".into() },
-        Err(error) => CloseFrame { code: close_code::ERROR, reason: short(&error.to_string()).into() },
+        Err(error) => {
+            CloseFrame { code: close_code::ERROR, reason: short(&error.to_string()).into() }
+        }
     };
     if let Err(error) = sink.send(Message::Close(Some(frame))).await {
         tracing::debug!(%error, "a client went before its stream was closed");

@@ -81,7 +81,8 @@ async fn objects_are_written_read_listed_and_watched_over_https() {
         let resource = &it.resource;
         (resource.group.clone(), resource.version.clone(), resource.resource.clone())
     };
-    (served.sort_by_key(key), here.sort_by_key(key));
+    served.sort_by_key(key);
+    here.sort_by_key(key);
     let names = |all: &[kontiki_api::client::Served]| all.iter().map(key).collect::<Vec<_>>();
     assert_eq!(names(&served), names(&here));
     stop.cancel();

@@ -39,10 +39,7 @@ fn message(message: from_tunnel::Message) -> FromTunnel {
     FromTunnel { message: Some(message) }
 }
 
-async fn refuse(
-    mut client: NodeClient<Channel>,
-    refused: from_tunnel::Message,
-) -> io::Result<()> {
+async fn refuse(mut client: NodeClient<Channel>, refused: from_tunnel::Message) -> io::Result<()> {
     let said = stream::once(future::ready(message(refused)));
     client.tunnel(said).await.map(drop).map_err(io::Error::other)
 }

@@ -53,10 +53,9 @@ pub async fn open(ends: &Ends, wanted: wire::Logs) -> Result<Box<dyn Duplex>, St
     let seen = seen.ok_or_else(|| missing(&wanted))?;
     let path = path(&ends.logs, wanted.pod.as_ref(), seen);
     let options = options(&wanted, &ends.clock);
-    let writer = wanted.follow.then(|| Container {
-        id: seen.id().to_owned(),
-        runtime: ends.runtime.clone(),
-    });
+    let writer = wanted
+        .follow
+        .then(|| Container { id: seen.id().to_owned(), runtime: ends.runtime.clone() });
     let log = Log::open(&path, options, wanted.tail_lines, writer).await;
     let log = log.map_err(|error| match error.kind() {
         // The container was made and has not begun, or its log was taken away.

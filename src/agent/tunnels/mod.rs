@@ -16,6 +16,7 @@ mod streams;
 
 pub use session::{Door, run};
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -62,7 +63,8 @@ impl Ends {
         if uid.is_empty() {
             return Err(Status::bad_request("no pod is named"));
         }
-        let seen = observed::observe(&*self.runtime, uid, &mut std::collections::HashMap::new());
+        let mut ended = HashMap::new();
+        let seen = observed::observe(&*self.runtime, uid, &mut ended);
         seen.await.map_err(|error| Status::internal(error.to_string()))
     }
 

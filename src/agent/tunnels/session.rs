@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use kontiki_api::node::{Channel, PROTOCOL};
-use kontiki_api::tunnel::wire::{
-    self, Beat, FromNode, Hello, ToNode, from_node, to_node,
-};
+use kontiki_api::tunnel::wire::{self, Beat, FromNode, Hello, ToNode, from_node, to_node};
 use rand::RngExt as _;
 use rustls::ClientConfig;
 use tokio::sync::mpsc;
@@ -44,7 +42,8 @@ impl Door {
         match self {
             Door::Here(channel) => Ok(channel.clone()),
             Door::Masters { servers, tls } => {
-                let server = servers.get(turn % servers.len().max(1)).ok_or("no master is known")?;
+                let server =
+                    servers.get(turn % servers.len().max(1)).ok_or("no master is known")?;
                 let connected = Channel::connect(server, tls).await;
                 connected.map_err(|why| format!("{server}: {why}"))
             }
@@ -99,11 +98,7 @@ async fn hold(
 ) -> Result<(), String> {
     let channel = door.channel(turn).await?;
     let (words, said) = mpsc::channel(WORDS_MAX);
-    let say = async |message| {
-        let said = words.send(FromNode { message: Some(message) }).await;
-        said.map_err(|_| "the connection broke".to_owned())
-    };
-    say(from_node::Message::Hello(hello(&ends.node))).await?;
+    say(&words, from_node::Message::Hello(hello(&ends.node))).await?;
     let mut client = channel.client();
     let opening = async {
         let mut messages = client.session(ReceiverStream::new(said)).await?.into_inner();
@@ -128,7 +123,7 @@ async fn hold(
             () = sleep_until(silent_at) => return Err("the master is silent".into()),
             () = sleep_until(next) => {
                 number += 1;
-                say(from_node::Message::Beat(Beat { number })).await?;
+                say(&words, from_node::Message::Beat(Beat { number })).await?;
                 // Until the answer says when the next is wanted.
                 next = silent_at + SILENCE_MAX;
                 continue;
@@ -156,6 +151,11 @@ async fn hold(
             Some(to_node::Message::Welcome(_)) => {}
         }
     }
+}
+
+async fn say(words: &mpsc::Sender<FromNode>, message: from_node::Message) -> Result<(), String> {
+    let said = words.send(FromNode { message: Some(message) }).await;
+    said.map_err(|_| "the connection broke".to_owned())
 }
 
 async fn hear(messages: &mut Streaming<ToNode>) -> Result<Option<to_node::Message>, String> {

@@ -12,8 +12,8 @@
 mod frames;
 mod read;
 
-pub use frames::{FIN, Headers, data, fin, ping};
-pub use read::{Event, Malformed, Reader};
+pub use frames::{Headers, data, fin, ping};
+pub use read::{Event, Reader};
 
 #[cfg(test)]
 mod tests;

@@ -5,47 +5,58 @@
 use std::io;
 
 use futures::{StreamExt as _, stream};
+use kontiki_api::Status;
 use kontiki_api::error::Reason;
 use kontiki_api::node::{Channel, PROTOCOL, pipe};
+use kontiki_api::tunnel::Duplex;
 use kontiki_api::tunnel::wire::node_client::NodeClient;
 use kontiki_api::tunnel::wire::want::Kind;
 use kontiki_api::tunnel::wire::{
     self, FromNode, FromTunnel, Hello, Open, ToNode, from_node, from_tunnel, to_node,
 };
-use kontiki_api::tunnel::Duplex;
-use kontiki_api::Status;
 use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// An agent that is gone when this is dropped.
 pub struct Agent(#[expect(dead_code, reason = "held for as long as it runs")] JoinSet<()>);
+
+/// A session that goes on as long as this is held.
+pub struct Session {
+    client: NodeClient<Channel>,
+    messages: tonic::Streaming<ToNode>,
+    _words: mpsc::Sender<FromNode>,
+}
 
 /// Begins a session of `node`, in whose name `tls` may speak or not.
 pub async fn session(
     url: &str,
     tls: &ClientConfig,
     node: &str,
-) -> Result<(NodeClient<Channel>, tonic::Streaming<ToNode>), tonic::Status> {
+) -> Result<Session, tonic::Status> {
     let channel = Channel::connect(url, tls).await.unwrap();
+    let (words, said) = mpsc::channel(1);
     let hello = Hello { node: node.into(), protocol: PROTOCOL, ..Hello::default() };
     let hello = FromNode { message: Some(from_node::Message::Hello(hello)) };
-    let said = stream::iter([hello]).chain(stream::pending());
+    words.send(hello).await.unwrap();
+    let said = ReceiverStream::new(said);
     let mut messages = channel.client().session(said).await?.into_inner();
     let first = messages.message().await?.and_then(|it| it.message);
     assert!(matches!(first, Some(to_node::Message::Welcome(_))), "{first:?}");
-    Ok((channel.client(), messages))
+    Ok(Session { client: channel.client(), messages, _words: words })
 }
 
 impl Agent {
     pub async fn start(url: &str, tls: &ClientConfig, node: &str) -> Agent {
-        let (client, mut messages) = session(url, tls, node).await.unwrap();
+        let mut session = session(url, tls, node).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut tunnels = JoinSet::new();
-            while let Ok(Some(message)) = messages.message().await {
+            while let Ok(Some(message)) = session.messages.message().await {
                 if let Some(to_node::Message::Open(order)) = message.message {
-                    tunnels.spawn(carry(client.clone(), order));
+                    tunnels.spawn(carry(session.client.clone(), order));
                 }
             }
         });
@@ -81,31 +92,36 @@ async fn carry(mut client: NodeClient<Channel>, order: Open) {
         .chain(pipe::queued(pieces).map(data));
     let answers = client.tunnel(said).await.unwrap().into_inner();
     let arriving = pipe::arriving(answers, |it| it.data, pipe::Ended::default());
-    let bytes = pipe::duplex(arriving, out);
-    // A tunnel that breaks is the affair of the test.
-    let _ = match kind {
-        Kind::Exec(exec) => Runtime::new(bytes).run(&exec.command).await,
-        Kind::Logs(logs) => log(bytes, logs.follow).await,
-        Kind::Kubelet(_) => page(bytes).await,
-        _ => echo(bytes).await,
+    let mut bytes = pipe::duplex(arriving, out);
+    let ended = match kind {
+        Kind::Exec(exec) => Runtime::new(&mut bytes).run(&exec.command).await,
+        Kind::Logs(logs) => log(&mut bytes, logs.follow).await,
+        Kind::Kubelet(_) | Kind::Dial(_) => page(&mut bytes).await,
+        _ => echo(&mut bytes).await,
     };
+    // A tunnel that breaks is the affair of the test. One that ends is read by the master to its end.
+    if ended.is_ok() && bytes.shutdown().await.is_ok() {
+        let _ = tokio::io::copy(&mut bytes, &mut tokio::io::sink()).await;
+    }
 }
 
-async fn echo(bytes: Box<dyn Duplex>) -> io::Result<()> {
+async fn echo(bytes: &mut Box<dyn Duplex>) -> io::Result<()> {
     let (mut reader, mut writer) = tokio::io::split(bytes);
     tokio::io::copy(&mut reader, &mut writer).await.map(drop)
 }
 
-async fn log(mut bytes: Box<dyn Duplex>, follow: bool) -> io::Result<()> {
+async fn log(bytes: &mut Box<dyn Duplex>, follow: bool) -> io::Result<()> {
     bytes.write_all(b"one\ntwo\n").await?;
     let line = [b'x'; 4096];
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         bytes.write_all(&line).await?;
     }
-    Ok(())
 }
 
-async fn page(mut bytes: Box<dyn Duplex>) -> io::Result<()> {
+async fn page(bytes: &mut Box<dyn Duplex>) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(bytes.read_u8().await?);
@@ -117,8 +133,8 @@ async fn page(mut bytes: Box<dyn Duplex>) -> io::Result<()> {
 }
 
 /// The stream server of a container runtime.
-struct Runtime {
-    bytes: Box<dyn Duplex>,
+struct Runtime<'a> {
+    bytes: &'a mut Box<dyn Duplex>,
 }
 
 const ERROR: u32 = 1;
@@ -126,7 +142,10 @@ const STDIN: u32 = 3;
 const STDOUT: u32 = 5;
 const STDERR: u32 = 7;
 const OK: &str = r#"{"metadata":{},"status":"Success"}"#;
-const THREE: &str = r#"{"status":"Failure","message":"command terminated with exit code 3","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#;
+const THREE: &str = concat!(
+    r#"{"status":"Failure","message":"command terminated with exit code 3","#,
+    r#""reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#,
+);
 
 enum Frame {
     Syn(u32),
@@ -134,8 +153,8 @@ enum Frame {
     Ping(Vec<u8>),
 }
 
-impl Runtime {
-    fn new(bytes: Box<dyn Duplex>) -> Runtime {
+impl Runtime<'_> {
+    fn new(bytes: &mut Box<dyn Duplex>) -> Runtime<'_> {
         Runtime { bytes }
     }
 

@@ -94,7 +94,10 @@ async fn older_protocols_are_spoken_too() {
     }
     let (mut socket, _) = master.websocket(&exec("three"), "channel.k8s.io").await;
     let [_, _, stderr, error] = channels(&mut socket).await;
-    assert_eq!((&stderr[..], &error[..]), (&b"no"[..], &b"command terminated with exit code 3"[..]));
+    assert_eq!(
+        (&stderr[..], &error[..]),
+        (&b"no"[..], &b"command terminated with exit code 3"[..])
+    );
     let (mut socket, _) = master.websocket(&exec("cat"), "base64.channel.k8s.io").await;
     socket.send(Message::Text("0aGVsbG8=".into())).await.unwrap();
     let mut texts = Vec::new();
@@ -137,7 +140,8 @@ async fn an_upgrade_to_spdy_carries_bytes_as_they_are() {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut heard = vec![0; said.len()];
     let (sent, read) = tokio::join!(writer.write_all(&said), reader.read_exact(&mut heard));
-    (sent.unwrap(), read.unwrap());
+    sent.unwrap();
+    read.unwrap();
     assert!(heard == said);
 }
 
@@ -150,6 +154,26 @@ async fn a_port_is_forwarded_through_a_websocket() {
     socket.send(Message::Binary(Bytes::from_static(b"raw"))).await.unwrap();
     let Some(Ok(Message::Binary(heard))) = socket.next().await else { panic!("an echo") };
     assert_eq!(heard, "raw");
+}
+
+#[tokio::test]
+async fn ports_in_the_query_are_channels_of_a_websocket() {
+    let (master, _agent) = ground().await;
+    let path = format!("{POD}/portforward?ports=80,443");
+    let (mut socket, _) = master.websocket(&path, "v4.channel.k8s.io").await;
+    let mut next = async || match socket.next().await {
+        Some(Ok(Message::Binary(bytes))) => bytes,
+        other => panic!("{other:?}"),
+    };
+    for said in [[0, 80, 0], [1, 80, 0], [2, 187, 1], [3, 187, 1]] {
+        assert_eq!(next().await[..], said);
+    }
+    // The agent sends back what it is sent: the frames that open the streams, which say nothing to a client,
+    // and then the data of the second port.
+    drop(next);
+    socket.send(Message::Binary(Bytes::from_static(b"\x02data"))).await.unwrap();
+    let Some(Ok(Message::Binary(heard))) = socket.next().await else { panic!("an echo") };
+    assert_eq!(heard, &b"\x02data"[..]);
 }
 
 #[tokio::test]
@@ -170,13 +194,15 @@ async fn a_log_is_text_or_messages_and_a_missing_one_is_explained() {
 }
 
 #[tokio::test]
-async fn a_page_of_the_agent_is_shown_under_its_node() {
+async fn pages_of_an_agent_and_of_a_pod_are_shown_under_their_names() {
     let (master, _agent) = ground().await;
     let node = json!({"metadata": {"name": "n"}});
     let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node).unwrap();
     master.sandbox.client().create(&node).await.unwrap();
     let answer = master.get("/api/v1/nodes/n/proxy/stats/summary?a=b").await;
     assert!(answer.ends_with("GET /stats/summary?a=b HTTP/1.1"), "{answer}");
+    let answer = master.get("/api/v1/namespaces/default/pods/p:8080/proxy/index.html").await;
+    assert!(answer.ends_with("GET /index.html HTTP/1.1"), "{answer}");
 }
 
 #[tokio::test]
