@@ -25,8 +25,9 @@ run: build ## build and start a one-machine cluster in the foreground, so far it
 	@target/release/kontiki start $(ARGS)
 
 .PHONY: test
-test: setup ## formatter check, lints, all tests (FILTER="..." picks some)
+test: setup ## formatter check, lints, dependencies, all tests (FILTER="..." picks some)
 	@cargo fmt --all --check
+	@.ci/deny
 	@$(WITH) cargo clippy --workspace --all-targets --quiet -- -D warnings
 	@$(WITH) cargo nextest run --workspace --profile $(NEXTEST_PROFILE) $(FILTER)
 	@$(WITH) cargo test --workspace --doc --quiet
@@ -39,12 +40,15 @@ lint: setup ## formatter check, lints, layering
 
 .PHONY: deny
 deny: ## licences, sources and banned crates of the dependency graph
-	@command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny
-	@cargo deny check bans licenses sources
+	@.ci/deny
 
 .PHONY: bench
 bench: setup ## measure the store beside the machine's own limit (ARGS="--quick --output json" ...)
 	@$(WITH) cargo bench --quiet --package kontiki-raft --bench store -- $(ARGS)
+
+.PHONY: bench-etcd
+bench-etcd: build ## measure the store's port beside Debian's etcd, both over TLS (ARGS="--quick" ...)
+	@$(WITH) cargo run --quiet --release --package kontiki-beside -- $(ARGS)
 
 .PHONY: fix
 fix: setup ## let the formatter and clippy change what they can

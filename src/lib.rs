@@ -5,6 +5,8 @@
 pub mod agent;
 pub mod cli;
 pub mod controllers;
+pub mod hollow;
+pub mod kubeconfig;
 pub mod reconcile;
 pub mod scheduler;
 

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use kontiki_raft::Replica;
+use kontiki_raft::{NodeId, Replica};
 use tokio::time::Instant;
 
 use crate::listener::Peer;
@@ -69,14 +69,16 @@ pub struct Parts {
     pub pki: Arc<dyn Pki>,
     pub me: MasterRecord,
     pub settings: ClusterSettings,
+    /// No member id below it is given ([`Records::with_ids_from`]).
+    pub ids_from: NodeId,
 }
 
 impl Front {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Front> {
-        let Parts { replica, pki, me, settings } = parts;
+        let Parts { replica, pki, me, settings, ids_from } = parts;
         Arc::new(Front {
-            records: Records::new(replica.clone()),
+            records: Records::new(replica.clone()).with_ids_from(ids_from),
             replica,
             pki,
             me,

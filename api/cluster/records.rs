@@ -37,6 +37,8 @@ const ATTEMPTS_MAX: usize = 16;
 #[derive(Clone)]
 pub struct Records {
     replica: Replica,
+    /// No id below it is given.
+    ids_from: NodeId,
 }
 
 /// A token as the store has it.
@@ -65,7 +67,14 @@ type Result<T, E = kontiki_raft::Error> = std::result::Result<T, E>;
 impl Records {
     #[must_use]
     pub fn new(replica: Replica) -> Records {
-        Records { replica }
+        Records { replica, ids_from: NodeId(0) }
+    }
+
+    /// As they are where the newest of them may be lost: no id below `ids_from` is given, because one may
+    /// have been given that nothing is known of.
+    #[must_use]
+    pub fn with_ids_from(self, ids_from: NodeId) -> Records {
+        Records { ids_from, ..self }
     }
 
     /// Enters the settings of a new cluster and its first member. What is there already stays.
@@ -80,12 +89,10 @@ impl Records {
     pub async fn next_node(&self) -> Result<NodeId> {
         for _ in 0..ATTEMPTS_MAX {
             let found = self.get(NEXT_NODE).await?;
-            let written = found
-                .as_ref()
-                .and_then(|kv| u64::from_str_radix(std::str::from_utf8(&kv.value).ok()?, 16).ok());
+            let written = found.as_ref().and_then(node_in).map(|id| id.0);
             let members = self.replica.members();
             let highest = members.iter().map(|member| member.id.0).max().unwrap_or_default();
-            let id = written.unwrap_or_default().max(highest + 1);
+            let id = written.unwrap_or_default().max(highest + 1).max(self.ids_from.0);
             let seen = found.map_or(Revision::ZERO, |kv| kv.modified);
             let next = NodeId(id + 1).to_string();
             let change = vec![put(NEXT_NODE, next.into(), LeaseId::NONE)];
@@ -214,6 +221,13 @@ impl Records {
         Ok(answer.kvs.first().and_then(decode))
     }
 
+    /// The id of the next member as a store has it, without asking anybody.
+    pub fn next_node_in(store: &Store) -> Result<Option<NodeId>, storage::Error> {
+        let range = Range::new(KeyRange::One(NEXT_NODE.into()));
+        let (answer, _) = store.range(&range)?;
+        Ok(answer.kvs.first().and_then(node_in))
+    }
+
     async fn get(&self, key: &str) -> Result<Option<KeyValue>> {
         let range = Range::new(KeyRange::One(Bytes::copy_from_slice(key.as_bytes())));
         let (mut answer, _) = self.replica.range(&range, Freshness::Linearizable).await?;
@@ -250,6 +264,10 @@ impl Records {
 fn put(key: &str, value: Bytes, lease: LeaseId) -> Operation {
     let key = Bytes::copy_from_slice(key.as_bytes());
     Operation::Put(Put { key, value, lease, ..Put::default() })
+}
+
+fn node_in(kv: &KeyValue) -> Option<NodeId> {
+    u64::from_str_radix(std::str::from_utf8(&kv.value).ok()?, 16).ok().map(NodeId)
 }
 
 fn crowded() -> kontiki_raft::Error {

@@ -102,8 +102,14 @@ async fn bed() -> Bed {
         api: "https://10.0.0.1:6443".into(),
         release: "t".into(),
     };
-    let front =
-        Front::new(super::Parts { replica, pki: Arc::new(NoPki), me, settings: settings() });
+    let parts = super::Parts {
+        replica,
+        pki: Arc::new(NoPki),
+        me,
+        settings: settings(),
+        ids_from: NodeId(0),
+    };
+    let front = Front::new(parts);
     Bed { front, _network: network, _folder: folder }
 }
 
@@ -147,6 +153,16 @@ async fn an_id_is_given_once_however_many_ask_at_once() {
         futures::future::join_all(asked).await.into_iter().map(|id| id.unwrap().0).collect();
     given.sort_unstable();
     assert_eq!(given, (2..14).collect::<Vec<u64>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_that_may_have_been_given_unseen_are_passed_over() {
+    let bed = bed().await;
+    let records = Records::new(bed.front.replica.clone()).with_ids_from(NodeId(1000));
+    assert_eq!(records.next_node().await.unwrap(), NodeId(1000));
+    // Those who know nothing of it go on from there.
+    assert_eq!(bed.front.records.next_node().await.unwrap(), NodeId(1001));
+    assert_eq!(Records::next_node_in(bed.front.replica.store()).unwrap(), Some(NodeId(1002)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,8 @@
 //! Counts gRPC calls by method and outcome, under the names that go-grpc-prometheus gave them.
 //!
 //! A layer around all services: a call begins when its headers have come, and is handled when its trailers
-//! are sent or nobody waits for them any more.
+//! are sent or nobody waits for them any more. What is refused before a service sees it is put into
+//! etcd's words here ([`oversized`]).
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -21,6 +22,7 @@ use prost_reflect::DescriptorPool;
 
 use super::front::Front;
 use super::metrics::head;
+use super::oversized;
 use super::wire::DESCRIPTORS;
 
 /// Codes by number, as they are written in labels.
@@ -112,9 +114,10 @@ pub(crate) async fn count(State(front): State<Front>, request: Request, next: Ne
     method.started.fetch_add(1, Ordering::Relaxed);
     let outcome = Outcome { method, code: None };
     let response = next.run(request).await;
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
     let mut outcome = outcome;
     // A refusal without a message has its code in the headers.
+    oversized::reword(&mut parts.headers);
     outcome.note(&parts.headers);
     Response::from_parts(parts, Body::new(Counted { body, outcome }))
 }
@@ -154,10 +157,11 @@ impl http_body::Body for Counted {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if let Some(Ok(frame)) = &frame
-            && let Some(trailers) = frame.trailers_ref()
+        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
         {
+            oversized::reword(trailers);
             self.outcome.note(trailers);
         }
         Poll::Ready(frame)

@@ -23,6 +23,7 @@ mod lease;
 mod lock;
 mod maintenance;
 mod metrics;
+mod oversized;
 mod queue;
 mod snapshot;
 mod status;

@@ -22,6 +22,7 @@ mod table;
 mod watch;
 
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, State};
 use axum::response::IntoResponse;
+use futures::FutureExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, USER_AGENT, WARNING};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -121,9 +123,14 @@ async fn handle(State(serving): State<Arc<Serving>>, request: Request<Body>) -> 
     let label = metrics::Label::of(&parts.method, info.as_ref().ok(), registry);
     let mut response = match info {
         Ok(info) => {
-            let answered = serving
-                .serve(id.to_str().unwrap_or_default(), &mut parts, body, info, &label)
-                .await;
+            let id = id.to_str().unwrap_or_default();
+            let answering = serving.serve(id, &mut parts, body, info, &label);
+            // One request that goes wrong must not end the connection, and with it a client's watches.
+            let answered = AssertUnwindSafe(answering).catch_unwind().await;
+            let answered = answered.unwrap_or_else(|_| {
+                tracing::error!(?label, "a request ended in a panic");
+                Err(Status::internal("the request could not be carried out"))
+            });
             answered.unwrap_or_else(|status| refuse(&headers, &status))
         }
         Err(status) => respond::error(&headers, &status),

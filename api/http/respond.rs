@@ -21,7 +21,7 @@ use crate::codec;
 use crate::error::{Reason, Status};
 use crate::kinds::Kind;
 use crate::object::time::Timestamp;
-use crate::pipeline::{Answer, Listing, Reply};
+use crate::pipeline::{Answer, Listing, Reply, Shown};
 
 /// A body this large is compressed for who can take it.
 const COMPRESSED_FROM: usize = 128 << 10;
@@ -96,12 +96,12 @@ impl Wish<'_> {
         self.value(StatusCode::OK, form, value)
     }
 
-    fn tables<'k>(&self, kind: &'k Kind, shape: Shape) -> Result<Tables<'k>, Status> {
+    fn tables(&self, kind: &Arc<Kind>, shape: Shape) -> Result<Tables, Status> {
         let version = match shape {
             Shape::Table(version) | Shape::Partial(version) => version,
             Shape::Whole => "v1",
         };
-        Ok(Tables { kind, version, include: self.include()?, now: self.now })
+        Ok(Tables { kind: kind.clone(), version, include: self.include()?, now: self.now })
     }
 
     fn value(&self, code: StatusCode, form: Form, value: &Value) -> Result<Response<Body>, Status> {
@@ -136,12 +136,12 @@ impl Wish<'_> {
     fn list(&self, code: StatusCode, listing: Listing) -> Result<Response<Body>, Status> {
         let kind = listing.kind().clone();
         let form = self.form(offer(&kind))?;
-        if form.media == Media::Json && form.shape == Shape::Whole && !form.pretty {
-            return self.stream(code, listing);
+        let tables = self.tables(&kind, form.shape)?;
+        if form.media == Media::Json && !form.pretty {
+            return self.stream(code, Chunks::new(listing, form.shape, tables));
         }
         // These need the whole list at once.
         let mut listing = listing;
-        let tables = self.tables(&kind, form.shape)?;
         let metadata = listing.metadata();
         let mut items = Vec::new();
         while let Some(page) = listing.next_page()? {
@@ -169,8 +169,7 @@ impl Wish<'_> {
     }
 
     /// A list as JSON: what is small as a whole, what is large as it is read.
-    fn stream(&self, code: StatusCode, listing: Listing) -> Result<Response<Body>, Status> {
-        let mut chunks = Chunks::new(listing);
+    fn stream(&self, code: StatusCode, mut chunks: Chunks) -> Result<Response<Body>, Status> {
         let mut first = Vec::new();
         while first.len() < COMPRESSED_FROM {
             match chunks.next(COMPRESSED_FROM)? {
@@ -241,16 +240,44 @@ impl Lent {
 /// The pieces of a list's JSON.
 struct Chunks {
     listing: Listing,
-    page: std::vec::IntoIter<crate::pipeline::Shown>,
+    shape: Shape,
+    tables: Tables,
+    page: std::vec::IntoIter<Shown>,
     begun: bool,
     has_item: bool,
     ended: bool,
 }
 
 impl Chunks {
-    fn new(listing: Listing) -> Chunks {
+    fn new(listing: Listing, shape: Shape, tables: Tables) -> Chunks {
         let page = Vec::new().into_iter();
-        Chunks { listing, page, begun: false, has_item: false, ended: false }
+        Chunks { listing, shape, tables, page, begun: false, has_item: false, ended: false }
+    }
+
+    /// Up to and including the bracket of the items.
+    fn opening(&self) -> String {
+        let metadata = self.listing.metadata();
+        match self.shape {
+            Shape::Whole => self.listing.opening(),
+            Shape::Table(version) => format!(
+                "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{metadata},\
+                 \"columnDefinitions\":{},\"rows\":[",
+                self.tables.columns()
+            ),
+            Shape::Partial(version) => format!(
+                "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/{version}\",\
+                 \"metadata\":{metadata},\"items\":["
+            ),
+        }
+    }
+
+    fn write(&self, item: &Shown, out: &mut Vec<u8>) -> Result<(), Status> {
+        let value = match self.shape {
+            Shape::Whole => return item.write_item(out),
+            Shape::Table(_) => self.tables.row(item)?,
+            Shape::Partial(version) => partial(item.value()?, version),
+        };
+        serde_json::to_writer(out, &value).map_err(Status::internal)
     }
 
     fn next(&mut self, bytes_max: usize) -> Result<Option<Bytes>, Status> {
@@ -259,7 +286,7 @@ impl Chunks {
         }
         let mut out = Vec::with_capacity(bytes_max + 4096);
         if !std::mem::replace(&mut self.begun, true) {
-            out.extend_from_slice(self.listing.opening().as_bytes());
+            out.extend_from_slice(self.opening().as_bytes());
         }
         while out.len() < bytes_max {
             let item = match self.page.next() {
@@ -279,7 +306,7 @@ impl Chunks {
             if std::mem::replace(&mut self.has_item, true) {
                 out.push(b',');
             }
-            item.write_item(&mut out)?;
+            self.write(&item, &mut out)?;
         }
         Ok(Some(out.into()))
     }

@@ -3,6 +3,8 @@
 //! Keeps: an event that many watch in the same form is encoded once and shared. An error is the last frame;
 //! after it, at the deadline and when the server goes, the stream simply ends, and the client resumes.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::ws::{Message, WebSocket};
 use bytes::Bytes;
@@ -18,6 +20,7 @@ use super::table::{Include, Tables, partial};
 use crate::client::EventKind;
 use crate::codec;
 use crate::error::{Reason, Status};
+use crate::kinds::Kind;
 use crate::object::time::Clock;
 use crate::objects::feed;
 use crate::pipeline::{Event, Shown, Watch, bookmark};
@@ -91,8 +94,8 @@ impl Frames {
         }
     }
 
-    fn tables<'k>(&self, kind: &'k crate::kinds::Kind, version: &'static str) -> Tables<'k> {
-        Tables { kind, version, include: self.include, now: self.clock.now() }
+    fn tables(&self, kind: &Arc<Kind>, version: &'static str) -> Tables {
+        Tables { kind: kind.clone(), version, include: self.include, now: self.clock.now() }
     }
 
     fn shaped(&mut self, kind: EventKind, shown: &Shown) -> Result<Bytes, Status> {

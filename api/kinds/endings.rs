@@ -12,7 +12,6 @@ pub(super) fn of(group: &str, kind: &str) -> Hooks {
     match (group, kind) {
         ("", "Pod") => Hooks { grace: Some(grace_of_pod), ..Hooks::default() },
         ("", "Namespace") => Hooks {
-            prepare_create: Some(hold),
             prepare_update: Some(keep_held),
             prepare_delete: Some(terminate),
             ..Hooks::default()
@@ -32,20 +31,6 @@ fn grace_of_pod(pod: &Value, asked: Option<i64>) -> i64 {
     let is_unscheduled = meta::text(pod, &["spec", "nodeName"]).is_empty();
     let has_ended = matches!(meta::text(pod, &["status", "phase"]), "Failed" | "Succeeded");
     if is_unscheduled || has_ended { 0 } else { asked.or(own).unwrap_or(0) }
-}
-
-/// A namespace is held by a finalizer of its spec until it is empty.
-fn hold(namespace: &mut Value) {
-    namespace["status"] = json!({"phase": "Active"});
-    if !namespace.get("spec").is_some_and(Value::is_object) {
-        namespace["spec"] = json!({});
-    }
-    let finalizers = &mut namespace["spec"]["finalizers"];
-    match finalizers.as_array_mut() {
-        Some(list) if list.iter().any(|it| it == "kubernetes") => {}
-        Some(list) => list.push("kubernetes".into()),
-        None => *finalizers = json!(["kubernetes"]),
-    }
 }
 
 /// What holds it is changed through `finalize` alone.

@@ -137,9 +137,11 @@ pub struct Hooks {
     pub prepare_update: Option<fn(&mut Value, &Value)>,
     /// The same for an update of `status`. Without it: everything but `status` is the old object's.
     pub prepare_status: Option<fn(&mut Value, &Value)>,
-    /// Rules of a new object.
+    /// Rules of an object, new or changed.
     pub validate: Option<fn(&Value) -> Vec<Cause>>,
-    /// Rules of a change, besides those of a new object: (new, old).
+    /// Rules of a new object alone.
+    pub validate_create: Option<fn(&Value) -> Vec<Cause>>,
+    /// Rules of a change alone: (new, old).
     pub validate_update: Option<fn(&Value, &Value) -> Vec<Cause>>,
     pub validate_status: Option<fn(&Value, &Value) -> Vec<Cause>>,
     /// Turns an object as it is stored into this version, and back: only where a stored object has several

@@ -6,10 +6,12 @@
 pub mod beginnings;
 pub mod builtin;
 pub mod columns;
+mod conversions;
 pub mod defaults;
 mod endings;
 pub mod kind;
 mod registry;
+mod rules;
 pub mod versions;
 
 pub use kind::{Columns, Hooks, Kind, NameRule, Propagation, Stored, Subresource, Verbs};

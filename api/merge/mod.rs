@@ -9,7 +9,7 @@ pub mod strategic;
 
 use serde_json::{Map, Value};
 
-use crate::error::{Reason, Status};
+use crate::error::{Details, Reason, Status};
 
 /// RFC 7386: objects are merged, null removes, everything else replaces.
 #[must_use]
@@ -30,9 +30,11 @@ pub fn merge(original: Value, patch: &Value) -> Value {
     Value::Object(merged)
 }
 
-/// A patch that is well-formed and cannot be carried out: 422 without a reason, as upstream answers.
-fn unprocessable(message: impl Into<String>) -> Status {
-    Status::new(Reason::Unknown, message).with_code(422)
+/// What upstream answers to a patch that is well-formed and cannot be carried out; behind it we say why.
+const UNPROCESSABLE: &str = "the server rejected our request due to an error in our request: ";
+
+fn unprocessable(why: impl std::fmt::Display) -> Status {
+    Status::new(Reason::Invalid, format!("{UNPROCESSABLE}{why}")).with_details(Details::default())
 }
 
 #[cfg(test)]

@@ -128,7 +128,9 @@ impl Writer<'_> {
             if tried == 1 {
                 let mut causes = metadata::check(kind, &object);
                 causes.extend(body::check_schema(kind, &object));
-                causes.extend(kind.hooks.validate.map(|it| it(&object)).unwrap_or_default());
+                for rules in [kind.hooks.validate, kind.hooks.validate_create] {
+                    causes.extend(rules.map(|it| it(&object)).unwrap_or_default());
+                }
                 if !causes.is_empty() {
                     let name = meta::name(&object);
                     return Err(Status::invalid(&kind.group_kind(), name, causes));

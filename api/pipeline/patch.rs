@@ -18,9 +18,9 @@ use crate::client::PatchKind;
 use crate::error::{Reason, Status};
 use crate::kinds::Kind;
 use crate::merge;
-use crate::object::meta;
+use crate::object::{GroupKind, meta};
 use crate::request::{Body, Request, User};
-use crate::schema::causes::{forbidden, required};
+use crate::schema::causes::{forbidden, invalid, required};
 
 const KINDS: [PatchKind; 4] =
     [PatchKind::Json, PatchKind::Merge, PatchKind::Strategic, PatchKind::Apply];
@@ -68,6 +68,21 @@ impl Patch {
             PatchKind::Strategic => merge::strategic::apply(schema, old, &self.value),
             PatchKind::Apply => Err(Status::internal("an apply is no patch of one object alone")),
         }
+    }
+
+    /// The result is no object of the kind: it is the patch that is at fault.
+    fn refused(&self, kind: &Kind, old: &Value, error: &Status) -> Status {
+        if !error.is(Reason::BadRequest) {
+            return error.clone();
+        }
+        let shown = match self.kind {
+            PatchKind::Strategic => self.value.clone(),
+            _ => self.on(&kind.schema, old).unwrap_or_default(),
+        };
+        let why = error.message();
+        let why = why.split_once(&format!("as a {}: ", kind.kind)).map_or(why, |(_, why)| why);
+        let cause = invalid("patch", &shown.to_string().into(), why);
+        Status::invalid(&GroupKind::default(), "", vec![cause])
     }
 
     pub(super) fn value(&self) -> &Value {
@@ -135,7 +150,9 @@ impl Road {
         let validation = options.validation;
         let make = making(|old| {
             let made = patch.on(&kind.schema, old).and_then(|value| {
-                let body::Decoded { value, warnings } = body::check(&kind, value, validation)?;
+                let checked = body::check(&kind, value, validation);
+                let body::Decoded { value, warnings } =
+                    checked.map_err(|error| patch.refused(&kind, old, &error))?;
                 Ok(Made { value, warnings, track: Track::Update })
             });
             Box::pin(std::future::ready(made))

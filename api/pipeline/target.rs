@@ -61,11 +61,14 @@ impl Target {
         if !kind.namespaced && !self.namespace.is_empty() {
             return Err(unknown_path());
         }
+        if kind.namespaced && self.namespace.is_empty() && !self.name.is_empty() {
+            return Err(unknown_path());
+        }
         let one = matches!(verb, Verb::Get | Verb::Update | Verb::Patch | Verb::Delete);
         let misses_name = self.name.is_empty() && (one || !self.sub.is_empty());
         let misses_namespace = kind.namespaced
             && self.namespace.is_empty()
-            && (!self.name.is_empty() || matches!(verb, Verb::Create | Verb::DeleteCollection));
+            && matches!(verb, Verb::Create | Verb::DeleteCollection);
         if !may(verbs, verb) || misses_name || misses_namespace {
             return Err(self.not_allowed(verb));
         }

@@ -68,3 +68,8 @@ pub fn too_many(field: &str, actual: usize, max: u64) -> Cause {
     let kind = format!("Too many: {actual}");
     cause("FieldValueTooMany", field, &kind, &format!("must have at most {max} {unit}"))
 }
+
+#[must_use]
+pub fn not_found(field: &str, value: &Value) -> Cause {
+    cause("FieldValueNotFound", field, &format!("Not found: {}", shown(value)), "")
+}

@@ -13,7 +13,9 @@ use kontiki_api::cluster::wire::ClusterSettings;
 use serde::{Deserialize, Serialize};
 
 use super::period::Period;
+use crate::controllers::Selection;
 use crate::failure::Failure;
+use crate::roles::controllers;
 use crate::roles::master::{Join, Schedule, Settings};
 use crate::roles::node;
 use crate::telemetry::Format;
@@ -21,6 +23,26 @@ use crate::telemetry::Format;
 /// Headings of the help, by which a role's help leaves out what is not its own.
 pub const MASTERS: &str = "Masters";
 pub const NODES: &str = "Nodes";
+
+/// What only controllers by themselves are told.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Asked {
+    /// For `controllers`: how to reach the API
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// For `controllers`: the certificate of the CA that signs certificate requests; without, nothing is signed
+    #[arg(long = "cluster-signing-cert-file", value_name = "FILE", requires = "signing_key")]
+    pub signing_certificate: Option<PathBuf>,
+
+    /// For `controllers`: the key of that CA
+    #[arg(
+        long = "cluster-signing-key-file",
+        value_name = "FILE",
+        requires = "signing_certificate"
+    )]
+    pub signing_key: Option<PathBuf>,
+}
 
 /// Everything that `start` can be told. All of it is optional: what is left out is looked for elsewhere.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -105,6 +127,18 @@ pub struct Options {
     /// How long the certificates of ports last; each is renewed after 50-80% of it [default: 30d]
     #[arg(long, value_name = "TIME", env = "KONTIKI_CERTIFICATE_LIFE", help_heading = MASTERS)]
     pub certificate_life: Option<Period>,
+
+    /// Controllers that run: * for those that are on by default, NAME for one more, -NAME for one less
+    /// [default: *]
+    #[arg(
+        long,
+        value_name = "NAMES",
+        env = "KONTIKI_CONTROLLERS",
+        value_delimiter = ',',
+        allow_hyphen_values = true,
+        help_heading = MASTERS
+    )]
+    pub controllers: Vec<String>,
 
     /// How often the store is archived below DIR/backups; 0s for never [default: 12h]
     #[arg(long, value_name = "TIME", env = "KONTIKI_SNAPSHOT_INTERVAL", help_heading = MASTERS)]
@@ -222,6 +256,27 @@ impl Options {
         })
     }
 
+    /// What controllers by themselves make of it.
+    pub fn controllers(self, asked: Asked) -> Result<controllers::Settings, Failure> {
+        let taken = "complete() has filled it in";
+        let cluster = network("--cluster-cidr", self.cluster_cidr.as_deref().expect(taken))?;
+        let service = network("--service-cidr", self.service_cidr.as_deref().expect(taken))?;
+        let Some(kubeconfig) = asked.kubeconfig else {
+            return Err(Failure::Usage(
+                "controllers by themselves need an API server; say how to reach it (--kubeconfig)"
+                    .into(),
+            ));
+        };
+        Ok(controllers::Settings {
+            kubeconfig,
+            signing: asked.signing_certificate.zip(asked.signing_key),
+            name: self.name.expect(taken),
+            selection: selection(&self.controllers)?,
+            cluster_cidr: cluster.to_string(),
+            service_cidr: service.to_string(),
+        })
+    }
+
     /// What a master makes of it. `given` is the same before it was completed: what somebody asked for.
     pub fn master(self, given: &Options) -> Result<Settings, Failure> {
         let all = self;
@@ -277,7 +332,7 @@ impl Options {
             host: host_name(),
             tls_san: all.tls_san,
             certificate_life: life.0,
-            loops: true,
+            loops: Some(selection(&all.controllers)?),
             node: None,
             snapshots: (!interval.0.is_zero() && retention > 0)
                 .then_some(Schedule { interval: interval.0, retention }),
@@ -301,6 +356,15 @@ fn labels(said: &[String]) -> Result<Vec<(String, String)>, Failure> {
         _ => Err(wrong(label, "give KEY=VALUE")),
     };
     said.iter().map(one).collect()
+}
+
+/// The controllers that were asked for.
+pub fn selection(names: &[String]) -> Result<Selection, Failure> {
+    if names.is_empty() {
+        return Ok(Selection::default());
+    }
+    Selection::new(names.to_vec())
+        .map_err(|refused| Failure::Usage(format!("--controllers: {refused}")))
 }
 
 fn is_empty(line: &str) -> bool {

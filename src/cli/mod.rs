@@ -4,6 +4,7 @@
 //! wrong is one line that names it and says what to do. Results go to standard output, talk to standard
 //! error.
 
+mod ca;
 mod config;
 mod kubeconfig;
 mod member;
@@ -55,6 +56,9 @@ enum Command {
     /// List and change the members of the replicated store
     #[command(subcommand)]
     Member(member::Command),
+    /// Replace the cluster's CAs, step by step
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Save, inspect and restore the whole store
     #[command(subcommand)]
     Snapshot(snapshot::Command),
@@ -84,6 +88,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Command::Token(command) => wait_for(command.run()),
         Command::Kubeconfig(print) => print.run(),
         Command::Member(command) => wait_for(command.run()),
+        Command::Ca(command) => command.run(),
         Command::Snapshot(command) => wait_for(command.run()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut command(), "kontiki", &mut std::io::stdout());

@@ -3,9 +3,11 @@
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Subcommand, ValueEnum};
 
-use super::config::{MASTERS, NODES, Options};
+use super::config::{Asked, MASTERS, NODES, Options};
+use super::period::Period;
 use crate::failure::Failure;
-use crate::roles::{master, node};
+use crate::hollow;
+use crate::roles::{controllers, master, node};
 use crate::telemetry;
 
 #[derive(Args)]
@@ -33,7 +35,9 @@ Examples:
   kontiki start master
   kontiki start master --join https://m1:6443 --token K1...
   kontiki start master api
+  kontiki start master controllers --kubeconfig admin.conf --controllers '*,-ttl-controller'
   kontiki start master --write-config /etc/kontiki.yaml")]
+    #[command(after_long_help = roster())]
     Master(Master),
     /// Start a node: it runs pods
     #[command(after_help = "\
@@ -41,15 +45,35 @@ Examples:
   kontiki start node --join https://m1:6443 --token K1...
   kontiki start node --join https://m1:6443 --token K1... --node-labels disk=ssd,zone=a")]
     Node(Node),
+    /// Start nodes without containers, for tests and for load
+    #[command(hide = true)]
+    Hollow(Hollow),
+}
+
+#[derive(Args)]
+struct Hollow {
+    /// How to reach the API
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    kubeconfig: std::path::PathBuf,
+    /// How many nodes
+    #[arg(long, default_value_t = 1)]
+    nodes: usize,
+    /// What their names begin with
+    #[arg(long, default_value = "hollow")]
+    prefix: String,
+    /// How often each renews its lease
+    #[arg(long, default_value = "10s")]
+    heartbeat: Period,
+    #[command(flatten)]
+    options: Options,
 }
 
 #[derive(Args)]
 struct Master {
     /// Only this part of it; without, all of it
     part: Option<Part>,
-    /// For `controllers`: how to reach the API
-    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
-    kubeconfig: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    asked: Asked,
     #[command(flatten)]
     options: Options,
 }
@@ -68,7 +92,7 @@ struct Node {
     options: Options,
 }
 
-/// What of all this can be started so far.
+/// What is to be started.
 enum Plan {
     Master,
     Api,
@@ -79,42 +103,54 @@ enum Plan {
 
 impl Start {
     pub fn run(self) -> Result<(), Failure> {
-        let (plan, options) = match self.role {
-            None => (Plan::MasterAndNode, self.options),
-            Some(Role::Node(node)) => (Plan::Node, node.options),
-            Some(Role::Master(Master { part, kubeconfig, options })) => match part {
-                Some(Part::Controllers) => {
-                    if kubeconfig.is_none() {
-                        return Err(Failure::Usage(
-                            "controllers by themselves need an API server; say how to reach it \
-                             (--kubeconfig)"
-                                .into(),
-                        ));
-                    }
-                    (Plan::Controllers, options)
-                }
-                Some(Part::Api) => (Plan::Api, options),
-                None => (Plan::Master, options),
+        let (plan, asked, options) = match self.role {
+            None => (Plan::MasterAndNode, Asked::default(), self.options),
+            Some(Role::Hollow(Hollow { kubeconfig, nodes, prefix, heartbeat, options })) => {
+                log(&options)?;
+                let settings = hollow::Settings {
+                    nodes,
+                    prefix,
+                    heartbeat: heartbeat.0,
+                    ..hollow::Settings::default()
+                };
+                return run(crate::roles::hollow::run(&kubeconfig, settings));
+            }
+            Some(Role::Node(node)) => (Plan::Node, Asked::default(), node.options),
+            Some(Role::Master(Master { part, asked, options })) => match part {
+                Some(Part::Controllers) => (Plan::Controllers, asked, options),
+                Some(Part::Api) => (Plan::Api, asked, options),
+                None => (Plan::Master, asked, options),
             },
         };
         let given = options.with_file()?;
         let all = given.clone().complete()?;
         let mut settings = all.clone().master(&given)?;
-        settings.loops = !matches!(plan, Plan::Api);
+        if matches!(plan, Plan::Api) {
+            settings.loops = None;
+        }
+        let controllers = matches!(plan, Plan::Controllers)
+            .then(|| all.clone().controllers(asked))
+            .transpose()?;
         let node_settings = all.clone().node(&given)?;
         if let Some(path) = &all.write_config {
             return all.write(path);
         }
-        let level = all.log_level.as_deref().unwrap_or("info");
-        telemetry::start(level, all.log_format.unwrap_or_default()).map_err(Failure::Usage)?;
+        log(&all)?;
+        if let Some(settings) = controllers {
+            return run(controllers::run(settings));
+        }
         match plan {
             Plan::Node => return run(node::run(node_settings)),
-            Plan::Controllers => return Err(not_there("controllers")),
             Plan::MasterAndNode => settings.node = Some(node_settings),
-            Plan::Master | Plan::Api => {}
+            Plan::Master | Plan::Api | Plan::Controllers => {}
         }
         run(master::run(settings))
     }
+}
+
+fn log(options: &Options) -> Result<(), Failure> {
+    let level = options.log_level.as_deref().unwrap_or("info");
+    telemetry::start(level, options.log_format.unwrap_or_default()).map_err(Failure::Usage)
 }
 
 /// Runs a role to its end.
@@ -127,10 +163,9 @@ fn run(role: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     ended
 }
 
-fn not_there(what: &str) -> Failure {
-    Failure::Run(format!(
-        "this release has no {what} yet; `kontiki start master` starts the store and its fronts"
-    ))
+/// The list of controllers, for the help.
+fn roster() -> String {
+    format!("Controllers (--controllers):\n{}", crate::controllers::roster())
 }
 
 /// Leaves out of each role's help what is not its own.

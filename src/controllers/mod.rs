@@ -315,7 +315,7 @@ pub const ROSTER: &[Entry] = &[
 ];
 
 /// Which loops run: `*` for those that are on by default, `name` for one more, `-name` for one less.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection(Vec<String>);
 
 impl Default for Selection {
@@ -329,23 +329,26 @@ impl Selection {
     pub fn new(names: Vec<String>) -> Result<Selection, String> {
         for name in &names {
             let bare = name.strip_prefix('-').unwrap_or(name);
-            if bare != "*" && !ROSTER.iter().any(|entry| entry.name == bare) {
+            if name != "*" && !ROSTER.iter().any(|entry| entry.name == bare) {
+                let mut known: Vec<_> = ROSTER.iter().map(|entry| entry.name).collect();
+                known.sort_unstable();
                 return Err(format!(
-                    "no controller is named {bare:?}; \
-                        `kontiki start master controllers --help` lists them"
+                    "no controller is named {bare:?}; there are {}",
+                    known.join(", ")
                 ));
             }
         }
         Ok(Selection(names))
     }
 
+    /// As upstream reads it: what a loop's own name says comes first, whatever the order.
     #[must_use]
     pub fn contains(&self, entry: &Entry) -> bool {
-        let named = |text: &str| self.0.iter().any(|name| name == text);
-        if named(&format!("-{}", entry.name)) {
-            return false;
+        let own = self.0.iter().find(|name| name.strip_prefix('-').unwrap_or(name) == entry.name);
+        match own {
+            Some(name) => !name.starts_with('-'),
+            None => entry.on_by_default && self.0.iter().any(|name| name == "*"),
         }
-        named(entry.name) || entry.on_by_default && named("*")
     }
 }
 
@@ -419,6 +422,9 @@ mod tests {
         assert_eq!(chosen(&["*"]).len(), on);
         assert_eq!(chosen(&["replicaset-controller"]), ["replicaset-controller"]);
         assert!(!chosen(&["*", "-replicaset-controller"]).contains(&"replicaset-controller"));
-        assert!(Selection::new(vec!["no-such".into()]).is_err());
+        assert!(chosen(&["-replicaset-controller"]).is_empty(), "nothing was asked for");
+        let refused = Selection::new(vec!["no-such".into()]).unwrap_err();
+        assert!(refused.contains("no-such") && refused.contains("ttl-controller"), "{refused}");
+        assert!(Selection::new(vec!["-*".into()]).is_err());
     }
 }

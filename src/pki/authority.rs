@@ -10,10 +10,12 @@ use std::time::{Duration, SystemTime};
 use kontiki_api::cluster::token::fingerprint;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
+    SanType,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::Error;
 
@@ -78,7 +80,15 @@ impl Authority {
             .next()
             .ok_or_else(|| Error::Unusable("the CA's bundle holds no certificate".into()))?
             .map_err(|error| Error::Unusable(format!("the CA's bundle: {error}")))?;
-        let issuer = Issuer::from_ca_cert_der(&certificate, KeyPair::from_pem(key_pem)?)?;
+        let key = KeyPair::from_pem(key_pem)?;
+        if !belongs(&certificate, &key) {
+            return Err(Error::Unusable(
+                "the CA's key is not that of the first certificate in its bundle; if a `kontiki ca \
+                 use` was cut short, run it again"
+                    .into(),
+            ));
+        }
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
         Ok(Authority {
             bundle: bundle.to_owned(),
             key_pem: key_pem.to_owned(),
@@ -134,6 +144,11 @@ impl Authority {
         let ca = first_certificate(&self.bundle);
         format!("{}{ca}", certificate.pem())
     }
+}
+
+fn belongs(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
+    X509Certificate::from_der(certificate)
+        .is_ok_and(|(_, certificate)| certificate.public_key().raw == key.subject_public_key_info())
 }
 
 fn first_certificate(bundle: &str) -> &str {

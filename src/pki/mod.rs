@@ -23,6 +23,7 @@ mod material;
 mod origin;
 mod pin;
 mod renewal;
+pub mod rotation;
 
 #[cfg(test)]
 mod tests;

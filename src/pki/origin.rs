@@ -1,7 +1,7 @@
 //! Where a master comes from: founded a cluster, or joined one. Kept in `pki/origin.json`.
 //!
 //! Keeps: it appears together with the CAs, before the directory has an owner, and never changes but for
-//! a new id after amnesia. What it says decides whether a blank store is founded anew or filled by the
+//! a new id after amnesia, and for the ids that are passed over after a recovery by force. What it says decides whether a blank store is founded anew or filled by the
 //! others: a joiner never founds a cluster.
 
 use std::fs;
@@ -32,6 +32,9 @@ pub struct Origin {
     /// Whom to ask to be let in; empty for the master that founded the cluster.
     pub members: Vec<Address>,
     pub settings: ClusterSettings,
+    /// Ids below it may have been given by masters that are lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ids_from: Option<String>,
 }
 
 impl Origin {
@@ -42,7 +45,8 @@ impl Origin {
         members: Vec<Address>,
         settings: ClusterSettings,
     ) -> Origin {
-        Origin { cluster: cluster.to_string(), node: node.to_string(), name, members, settings }
+        let (cluster, node) = (cluster.to_string(), node.to_string());
+        Origin { cluster, node, name, members, settings, ids_from: None }
     }
 
     /// The same master under a new id, to be let in by `members`.
@@ -54,6 +58,17 @@ impl Origin {
     #[must_use]
     pub fn with_settings(self, settings: ClusterSettings) -> Origin {
         Origin { settings, ..self }
+    }
+
+    #[must_use]
+    pub fn with_ids_from(self, ids_from: NodeId) -> Origin {
+        Origin { ids_from: Some(ids_from.to_string()), ..self }
+    }
+
+    /// No id below it is given to a new member.
+    pub fn ids_from(&self) -> Result<NodeId, Error> {
+        let ids_from = self.ids_from.as_deref().map_or(Ok(NodeId(0)), parse_id);
+        ids_from.map_err(Error::Unusable)
     }
 
     /// Writes it in the place of the former.

@@ -42,7 +42,8 @@ struct State<T> {
     ready: VecDeque<(T, Instant)>,
     /// In `ready`, or to go there when the worker that has it is done.
     dirty: HashSet<T>,
-    working: HashSet<T>,
+    /// Since when a worker has each.
+    working: HashMap<T, Instant>,
     /// When each key that waits for its time is due; the heap may hold older wishes beside.
     due: HashMap<T, Instant>,
     later: BinaryHeap<Reverse<(Instant, u64)>>,
@@ -60,7 +61,7 @@ impl<T: Eq + Hash + Clone> Queue<T> {
             state: Mutex::new(State {
                 ready: VecDeque::new(),
                 dirty: HashSet::new(),
-                working: HashSet::new(),
+                working: HashMap::new(),
                 due: HashMap::new(),
                 later: BinaryHeap::new(),
                 tickets: HashMap::new(),
@@ -131,8 +132,8 @@ impl<T: Eq + Hash + Clone> Queue<T> {
                 self.0.promote(&mut state, now);
                 if let Some((key, since)) = state.ready.pop_front() {
                     state.dirty.remove(&key);
-                    state.working.insert(key.clone());
-                    self.0.metrics.taken(now.saturating_duration_since(since), state.ready.len());
+                    state.working.insert(key.clone(), now);
+                    self.0.metrics.taken(since, now, state.ready.len());
                     if !state.ready.is_empty() {
                         self.0.changed.notify_one();
                     }
@@ -150,11 +151,12 @@ impl<T: Eq + Hash + Clone> Queue<T> {
         }
     }
 
-    /// The worker is done with the key, which took it `worked`.
-    pub fn done(&self, key: &T, worked: Duration) {
+    /// The worker is done with the key.
+    pub fn done(&self, key: &T) {
         let mut state = self.0.state.lock();
-        state.working.remove(key);
-        self.0.metrics.worked(worked);
+        if let Some(begin) = state.working.remove(key) {
+            self.0.metrics.worked(begin, begin.elapsed());
+        }
         if state.dirty.contains(key) {
             state.ready.push_back((key.clone(), Instant::now()));
             self.0.metrics.depth(state.ready.len());
@@ -188,7 +190,7 @@ impl<T: Eq + Hash + Clone> Inner<T> {
             return;
         }
         self.metrics.added();
-        if !state.working.contains(&key) {
+        if !state.working.contains_key(&key) {
             state.ready.push_back((key, Instant::now()));
             self.metrics.depth(state.ready.len());
             self.changed.notify_one();
@@ -242,7 +244,7 @@ mod tests {
         assert_eq!(queue.next().await, Some("a"));
         queue.add("a");
         assert!(queue.is_empty(), "no second worker gets it");
-        queue.done(&"a", Duration::ZERO);
+        queue.done(&"a");
         assert_eq!(queue.next().await, Some("a"));
     }
 
@@ -255,7 +257,7 @@ mod tests {
         queue.add_after("a", Duration::from_secs(20));
         assert_eq!(queue.next().await, Some("a"));
         assert_eq!(begin.elapsed().as_secs(), 10);
-        queue.done(&"a", Duration::ZERO);
+        queue.done(&"a");
         let again = tokio::time::timeout(Duration::from_secs(60), queue.next()).await;
         assert!(again.is_err(), "the later wishes are gone");
     }
@@ -269,7 +271,7 @@ mod tests {
             queue.add_after_failure("a");
             assert_eq!(queue.next().await, Some("a"));
             waits.push(begin.elapsed().as_millis());
-            queue.done(&"a", Duration::ZERO);
+            queue.done(&"a");
         }
         assert!(waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
         queue.forget(&"a");

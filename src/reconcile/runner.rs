@@ -10,7 +10,6 @@ use std::time::Duration;
 use kontiki_api::Status;
 use kontiki_api::error::Reason;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::queue::Queue;
@@ -58,7 +57,6 @@ pub async fn run<R: Reconcile>(
 
 async fn work<R: Reconcile>(reconciler: Arc<R>, queue: Queue<R::Key>, stop: CancellationToken) {
     while let Some(key) = queue.next().await {
-        let begin = Instant::now();
         // A panic of one key ends neither the worker nor the other keys.
         let attempt = tokio::spawn({
             let (reconciler, key) = (reconciler.clone(), key.clone());
@@ -73,7 +71,7 @@ async fn work<R: Reconcile>(reconciler: Arc<R>, queue: Queue<R::Key>, stop: Canc
             }
         };
         settle(reconciler.name(), &queue, &key, &result);
-        queue.done(&key, begin.elapsed());
+        queue.done(&key);
     }
 }
 

@@ -19,7 +19,7 @@ use kontiki_raft::replica::Role;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::loops::{self, Loops};
+use super::loops::{self, Counted, Loops};
 use crate::controllers::{Selection, Settings};
 use crate::failure::Failure;
 use crate::pki::Material;
@@ -65,13 +65,12 @@ impl Kube {
         config.peers = Some(peers(&replica, pki, url));
         let server = Server::new(replica.clone(), config, stop)
             .map_err(|error| Failure::Run(format!("the key that signs tokens: {error}")))?;
-        let v6 = cluster.cluster_cidr.contains(':');
         let settings = Settings {
             root_ca: bundle.clone(),
             signing_certificate: bundle,
             signing_key: authorities.cluster.key,
             cluster_cidr: cluster.cluster_cidr.clone(),
-            node_prefix_length: if v6 { NODE_PREFIX.1 } else { NODE_PREFIX.0 },
+            node_prefix_length: node_prefix_length(&cluster.cluster_cidr),
             service_cidr: cluster.service_cidr.clone(),
         };
         let service_ip = service_cidr.hosts().find(|ip| *ip != service_cidr.network());
@@ -117,8 +116,17 @@ impl Kube {
     }
 
     /// Controllers and scheduler, whenever this master leads, until `stop`.
-    pub async fn lead(self, stop: CancellationToken) -> Result<(), String> {
+    pub async fn lead(self, selection: Selection, stop: CancellationToken) -> Result<(), String> {
         let Kube { server, replica, settings, .. } = self;
+        let mut counted = None;
+        server.metrics().register(|registry| counted = Some(Counted::new(registry)));
+        let loops = Loops {
+            client: server.client("kube-controller-manager"),
+            settings,
+            clock: Clock::System,
+            selection,
+            counted: counted.expect("the registry calls back at once"),
+        };
         let (leads, leading) = watch::channel(false);
         let told = {
             let stop = stop.clone();
@@ -137,15 +145,13 @@ impl Kube {
                 }
             }
         };
-        let server = Arc::new(server);
         let running = Leadership::Follow(leading).run(stop, |term| {
-            let server = server.clone();
-            let settings = settings.clone();
+            let (server, loops) = (server.clone(), loops.clone());
             async move {
-                server.ready().await;
-                let client = server.client("kube-controller-manager");
-                let clock = Clock::System;
-                let loops = Loops { client, settings, clock, selection: Selection::default() };
+                tokio::select! {
+                    () = server.ready() => {}
+                    () = term.cancelled() => return,
+                }
                 loops::run(loops, term).await;
             }
         });
@@ -166,6 +172,11 @@ fn peers(replica: &Replica, pki: &Arc<Material>, url: &str) -> Peers {
         }),
         tls: Arc::new(move || pki.as_administrator().map_err(|error| error.to_string())),
     }
+}
+
+/// How long the prefix of a node's part of the pods' network is.
+pub(super) fn node_prefix_length(cluster_cidr: &str) -> u8 {
+    if cluster_cidr.contains(':') { NODE_PREFIX.1 } else { NODE_PREFIX.0 }
 }
 
 /// Where a master serves the API, as its record says.

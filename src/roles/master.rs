@@ -30,6 +30,7 @@ use super::kube::{self, Kube};
 use super::place::{self, Place};
 use super::ports::{self, Bound};
 use super::{address, backups, join, node, strays};
+use crate::controllers::Selection;
 use crate::failure::Failure;
 use crate::pki::{self, Beginning, Origin, Renewal};
 use crate::tasks::{Rule, Tasks};
@@ -62,8 +63,8 @@ pub struct Settings {
     pub tls_san: Vec<String>,
     pub certificate_life: Duration,
     pub snapshots: Option<Schedule>,
-    /// Controllers and scheduler run here when this master leads.
-    pub loops: bool,
+    /// Controllers and scheduler run here when this master leads: these of them.
+    pub loops: Option<Selection>,
     /// A node in the same process.
     pub node: Option<node::Settings>,
 }
@@ -224,6 +225,7 @@ impl Master {
             pki: Arc::clone(&material) as Arc<dyn cluster::Pki>,
             me: record.clone(),
             settings: origin.settings.clone(),
+            ids_from: origin.ids_from()?,
         });
         let kube =
             Kube::new(replica.clone(), &material, &origin.settings, &record.api, stop.clone())?;
@@ -259,8 +261,8 @@ impl Master {
             kube.keep_service(cluster::Records::new(replica.clone()), stop.clone()),
         );
         let server = kube.server.clone();
-        if settings.loops {
-            tasks.start("controllers", Rule::EndsAll, kube.lead(stop.clone()));
+        if let Some(selection) = settings.loops {
+            tasks.start("controllers", Rule::EndsAll, kube.lead(selection, stop.clone()));
         }
         if let Some(node) = settings.node {
             let node = node::Settings { name: settings.name.clone(), ..node };

@@ -1,5 +1,7 @@
 //! The roles that a process can have; the only places that build the whole.
 
+pub mod controllers;
+pub mod hollow;
 pub mod master;
 pub mod node;
 pub mod offline;

@@ -2,7 +2,8 @@
 //! cluster of its own when the others are gone for good.
 //!
 //! Keeps: an archive is checked to its last byte before anything is written; a restore that fails leaves
-//! the directory as empty as it was. The directory's lock keeps a running master away.
+//! the directory as empty as it was. The directory's lock keeps a running master away. An id is never
+//! given twice, even where whoever gave it last is lost.
 //! Never: decides that it is time for this: a person does.
 
 use std::fs::{self, File};
@@ -30,6 +31,10 @@ use crate::pki::{self, Beginning, Origin};
 /// All that a restore creates in a directory.
 const CREATED: [&str; 8] =
     ["identity", "lock", "log", "pki", "reserve", "run", "snapshots", "state"];
+
+/// How many ids are passed over where the last ones that were given may be known to nobody. As many
+/// masters have not joined since this one heard of it.
+const IDS_PASSED_OVER: u64 = 1 << 20;
 
 /// What becomes of an archive.
 pub struct Restore {
@@ -133,9 +138,19 @@ pub fn force(path: &Path) -> Result<Forced, Failure> {
     };
     let directory = Directory::open_or_create(path, &expect, || unreachable!("it has an owner"))?;
     let name = directory.identity().name.clone();
+    // Before the cluster begins: were it to end here, ids would be passed over for nothing.
+    origin.with_ids_from(unseen(&directory)?).write(path)?;
     // Where it is reached is put right when it is started.
     let me = Peer { name, address: "127.0.0.1:2380".into(), client_urls: Vec::new() };
     Ok(recovery::force_new_cluster(&offline(&directory, &RocksFactory::default())?, me)?)
+}
+
+/// An id that no lost master can have given.
+fn unseen(directory: &Directory) -> Result<NodeId, Failure> {
+    let floor = Floor::default();
+    let store = RocksFactory::default().open(&directory.state()?, floor.retain())?;
+    let known = Records::next_node_in(&Store::open(store, floor, Options::default())?)?;
+    Ok(NodeId(known.map_or(0, |id| id.0).saturating_add(IDS_PASSED_OVER)))
 }
 
 fn offline<'a>(directory: &'a Directory, engine: &'a RocksFactory) -> Result<Offline<'a>, Failure> {

@@ -69,6 +69,16 @@ fn is_bound(world: &World, key: &Key) -> bool {
     phase.as_deref() == Some("Bound")
 }
 
+/// What becomes of the node that room was made on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nomination<'a> {
+    /// It stays the one that it is.
+    Keep,
+    Set(&'a str),
+    /// There is none any more.
+    Clear,
+}
+
 /// Writes on the pod why it has no node, and which node was made room on.
 pub async fn report_unfit(
     client: &Client,
@@ -76,10 +86,16 @@ pub async fn report_unfit(
     key: &Key,
     reason: &str,
     message: &str,
-    nominated: Option<&str>,
+    nomination: Nomination<'_>,
     now: Timestamp,
 ) -> Result<(), Status> {
     let status = pod.status.as_ref();
+    let nominated = status.and_then(|it| it.nominated_node_name.as_deref());
+    let nomination = match nomination {
+        Nomination::Clear if nominated.is_none() => Nomination::Keep,
+        Nomination::Set(node) if nominated == Some(node) => Nomination::Keep,
+        other => other,
+    };
     let found = status.and_then(|it| it.conditions.as_deref()).unwrap_or_default();
     let before = found.iter().find(|condition| condition.type_ == "PodScheduled");
     let same = before.is_some_and(|condition| {
@@ -87,7 +103,7 @@ pub async fn report_unfit(
             && condition.reason.as_deref() == Some(reason)
             && condition.message.as_deref() == Some(message)
     });
-    if same && nominated.is_none() {
+    if same && nomination == Nomination::Keep {
         return Ok(());
     }
     let since = before
@@ -98,8 +114,10 @@ pub async fn report_unfit(
         "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
         "lastProbeTime": null, "lastTransitionTime": since.rfc3339(),
         "observedGeneration": pod.metadata.generation}]}});
-    if let Some(node) = nominated {
-        patch["status"]["nominatedNodeName"] = node.into();
+    match nomination {
+        Nomination::Keep => {}
+        Nomination::Set(node) => patch["status"]["nominatedNodeName"] = node.into(),
+        Nomination::Clear => patch["status"]["nominatedNodeName"] = serde_json::Value::Null,
     }
     patch_status(client, key, &patch).await
 }

@@ -17,6 +17,7 @@ use kontiki_api::object::time::Clock;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::{Delta, Informers, Key, Recorder};
@@ -24,6 +25,7 @@ use crate::reconcile::{Delta, Informers, Key, Recorder};
 mod bind;
 mod cycle;
 mod filter;
+mod metrics;
 mod nodes;
 mod preempt;
 mod resources;
@@ -31,7 +33,10 @@ mod score;
 mod waiting;
 mod world;
 
+use bind::Nomination;
 use cycle::{Chosen, Unfit};
+pub use metrics::Metrics;
+use metrics::Outcome;
 use nodes::Cluster;
 use waiting::Waiting;
 use world::World;
@@ -48,6 +53,7 @@ pub struct Context {
     pub informers: Informers,
     pub recorder: Recorder,
     pub clock: Clock,
+    pub metrics: Metrics,
 }
 
 /// Importance of a pod.
@@ -70,10 +76,17 @@ fn is_waiting(pod: &Pod) -> bool {
         && !is_finished(pod)
 }
 
+/// The node that room was made on for a pod.
+fn nominated(pod: &Pod) -> Option<&str> {
+    let status = pod.status.as_ref()?;
+    status.nominated_node_name.as_deref().filter(|name| !name.is_empty())
+}
+
 struct Scheduler {
     client: Client,
     recorder: Recorder,
     clock: Clock,
+    metrics: Metrics,
     cluster: Mutex<Cluster>,
     waiting: Waiting,
     world: World,
@@ -85,10 +98,12 @@ pub fn start(context: Context, stop: CancellationToken) -> impl Future<Output = 
         client: context.client.named(NAME),
         recorder: context.recorder.of(NAME),
         clock: context.clock,
+        metrics: context.metrics,
         cluster: Mutex::default(),
         waiting: Waiting::default(),
         world: World::live(&context.informers),
     });
+    scheduler.metrics.follow(&scheduler);
     listen(&scheduler, &context.informers);
     let informers = context.informers;
     async move {
@@ -138,12 +153,25 @@ impl Scheduler {
         let key = Key::of(&pod.metadata);
         if let Delta::Deleted(_) = delta {
             self.waiting.remove(&key);
-            self.cluster.lock().remove_pod(&key);
+            {
+                let mut cluster = self.cluster.lock();
+                cluster.remove_pod(&key);
+                cluster.take_back_nomination(&key);
+            }
             return self.waiting.stir();
         }
         if is_waiting(pod) {
+            match (nominated(pod), delta) {
+                (Some(node), _) => self.cluster.lock().nominate(&key, (*pod).clone(), node),
+                (None, Delta::Updated { old, .. }) if nominated(old).is_some() => {
+                    self.cluster.lock().take_back_nomination(&key);
+                }
+                // What is nominated here may not be written yet.
+                (None, _) => {}
+            }
             return self.waiting.put(&key, (*pod).clone());
         }
+        self.cluster.lock().take_back_nomination(&key);
         self.waiting.remove(&key);
         self.cluster.lock().put_pod(&key, (*pod).clone());
         let had_place = matches!(delta, Delta::Updated { old, .. } if !is_finished(old));
@@ -166,23 +194,31 @@ impl Scheduler {
             };
             let snapshot = self.cluster.lock().snapshot();
             turn = turn.wrapping_add(1);
-            match cycle::schedule(&pod, &snapshot, &self.world, turn) {
+            let begin = Instant::now();
+            let decision = cycle::schedule(&pod, &snapshot, &self.world, turn);
+            self.metrics.decided(begin.elapsed());
+            match decision {
                 Ok(chosen) => {
                     self.cluster.lock().assume(&key, pod, &chosen.node);
                     let Ok(permit) = bindings.clone().acquire_owned().await else { break };
                     let it = self.clone();
                     under_way.spawn(async move {
-                        it.carry_out(key, chosen).await;
+                        let outcome = it.carry_out(key, chosen).await;
+                        it.metrics.attempted(outcome, begin.elapsed());
                         drop(permit);
                     });
                 }
-                Err(unfit) => self.make_room(&key, &pod, &unfit, &snapshot).await,
+                Err(unfit) => {
+                    self.make_room(&key, &pod, &unfit, &snapshot).await;
+                    self.metrics.attempted(Outcome::Unschedulable, begin.elapsed());
+                }
             }
         }
         under_way.shutdown().await;
     }
 
-    async fn carry_out(&self, key: Key, chosen: Chosen) {
+    async fn carry_out(&self, key: Key, chosen: Chosen) -> Outcome {
+        let tries = self.waiting.tries(&key);
         let pod = chosen.prepared.pod.clone();
         match bind::bind(&self.client, &self.world, &key, &chosen).await {
             Ok(()) => {
@@ -191,6 +227,10 @@ impl Scheduler {
                 let about = crate::reconcile::events::reference(pod.as_ref());
                 let severity = crate::reconcile::events::Severity::Normal;
                 self.recorder.say(about, severity, "Scheduled", message, "Binding");
+                if let Some((attempts, since_seen)) = tries {
+                    self.metrics.scheduled(attempts, since_seen);
+                }
+                Outcome::Scheduled
             }
             Err(status) => {
                 self.cluster.lock().forget(&key);
@@ -201,6 +241,7 @@ impl Scheduler {
                 }
                 self.waiting.failed(&key, true);
                 self.waiting.stir();
+                Outcome::Error
             }
         }
     }
@@ -214,10 +255,20 @@ impl Scheduler {
         snapshot: &nodes::Snapshot,
     ) {
         let plan = preempt::plan(pod, unfit, snapshot, &self.world);
+        self.metrics.preempted(plan.as_ref().ok().map(|plan| plan.victims.len()));
         let now = self.clock.now();
-        let (nominated, said) = match &plan {
-            Ok(plan) => (Some(plan.node.as_str()), ""),
-            Err(said) => (None, said.as_str()),
+        let (nomination, said) = match &plan {
+            Ok(plan) => {
+                self.cluster.lock().nominate(key, pod.clone(), &plan.node);
+                (Nomination::Set(&plan.node), "")
+            }
+            Err(said) if preempt::is_making_room(pod, snapshot) => {
+                (Nomination::Keep, said.as_str())
+            }
+            Err(said) => {
+                self.cluster.lock().take_back_nomination(key);
+                (Nomination::Clear, said.as_str())
+            }
         };
         let message = unfit.explain(said);
         tracing::debug!(%key, message, "no node");
@@ -225,7 +276,7 @@ impl Scheduler {
         let severity = crate::reconcile::events::Severity::Warning;
         self.recorder.say(about, severity, "FailedScheduling", message.clone(), "Scheduling");
         let written =
-            bind::report_unfit(&self.client, pod, key, "Unschedulable", &message, nominated, now)
+            bind::report_unfit(&self.client, pod, key, "Unschedulable", &message, nomination, now)
                 .await;
         let evicted = match (&written, &plan) {
             (Ok(()), Ok(plan)) => bind::evict(&self.client, &self.recorder, pod, plan, now).await,

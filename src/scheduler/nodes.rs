@@ -5,7 +5,7 @@
 //! is forgotten when binding it fails. A change touches one node; a cycle reads a snapshot that shares
 //! all others.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -32,6 +32,8 @@ pub struct NodeInfo {
     /// How many of the pods keep others away, or want company.
     pub with_affinity: usize,
     pub with_required_anti_affinity: usize,
+    /// Pods without a node that room was made for here.
+    pub nominated: BTreeMap<Key, Arc<Pod>>,
 }
 
 impl NodeInfo {
@@ -154,13 +156,33 @@ impl Snapshot {
     }
 }
 
+/// How much of each the picture holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub nodes: usize,
+    pub pods: usize,
+    pub assumed: usize,
+}
+
 /// The living picture that snapshots are taken of.
 #[derive(Default)]
 pub struct Cluster {
     nodes: BTreeMap<String, Arc<NodeInfo>>,
     /// Where each pod counts.
     places: HashMap<Key, Place>,
-    snapshot: Option<Snapshot>,
+    /// Where room was made for each pod that has no node yet.
+    nominations: HashMap<Key, String>,
+    snapshot: Snapshot,
+    stale: Stale,
+}
+
+/// What the last snapshot does not show yet.
+#[derive(Default)]
+struct Stale {
+    /// A node came or went.
+    whole: bool,
+    /// Nodes that changed.
+    nodes: BTreeSet<String>,
 }
 
 struct Place {
@@ -171,18 +193,21 @@ struct Place {
 
 impl Cluster {
     pub fn put_node(&mut self, node: Arc<Node>) {
-        self.snapshot = None;
         let name = node.metadata.name.clone().unwrap_or_default();
-        Arc::make_mut(self.nodes.entry(name).or_default()).describe(node);
+        let info = self.nodes.entry(name.clone()).or_default();
+        self.stale.whole |= info.name().is_empty();
+        self.stale.nodes.insert(name);
+        Arc::make_mut(info).describe(node);
     }
 
-    /// The node is gone. Pods that still name it count nowhere until it is back.
+    /// The node is gone. Pods that still name it are kept for when it is back.
     pub fn remove_node(&mut self, name: &str) {
-        self.snapshot = None;
-        if let Some(info) = self.nodes.remove(name) {
-            for key in info.pods.keys() {
-                self.places.remove(key);
-            }
+        self.stale.whole = true;
+        let Some(info) = self.nodes.get_mut(name) else { return };
+        if info.pods.is_empty() {
+            self.nodes.remove(name);
+        } else {
+            Arc::make_mut(info).describe(Arc::default());
         }
     }
 
@@ -201,14 +226,37 @@ impl Cluster {
         if let Some(place) = self.places.remove(key)
             && let Some(info) = self.nodes.get_mut(&place.node)
         {
-            self.snapshot = None;
+            self.stale.nodes.insert(place.node.clone());
             Arc::make_mut(info).remove(key);
+            if info.pods.is_empty() && info.name().is_empty() {
+                self.nodes.remove(&place.node);
+            }
         }
     }
 
     /// The pod counts on the node from now on.
     pub fn assume(&mut self, key: &Key, pod: Arc<Pod>, node: &str) {
         self.place(key, pod, node.to_owned(), true);
+    }
+
+    /// Room was made for the pod on the node: nobody less important is to take it.
+    pub fn nominate(&mut self, key: &Key, pod: Arc<Pod>, node: &str) {
+        self.take_back_nomination(key);
+        if let Some(info) = self.nodes.get_mut(node) {
+            self.stale.nodes.insert(node.to_owned());
+            Arc::make_mut(info).nominated.insert(key.clone(), pod);
+            self.nominations.insert(key.clone(), node.to_owned());
+        }
+    }
+
+    /// No room is kept for the pod any more.
+    pub fn take_back_nomination(&mut self, key: &Key) {
+        if let Some(node) = self.nominations.remove(key)
+            && let Some(info) = self.nodes.get_mut(&node)
+        {
+            Arc::make_mut(info).nominated.remove(key);
+            self.stale.nodes.insert(node);
+        }
     }
 
     /// Binding failed: an assumed pod counts nowhere again.
@@ -220,22 +268,41 @@ impl Cluster {
 
     fn place(&mut self, key: &Key, pod: Arc<Pod>, node: String, assumed: bool) {
         self.remove_pod(key);
-        self.snapshot = None;
+        self.take_back_nomination(key);
+        self.stale.nodes.insert(node.clone());
         // A pod may be heard of before its node.
         let info = self.nodes.entry(node.clone()).or_default();
         Arc::make_mut(info).add(key.clone(), pod);
         self.places.insert(key.clone(), Place { node, assumed });
     }
 
-    /// All nodes as they are now; those that were only named by pods are left out.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            nodes: self.nodes.values().filter(|info| !info.name().is_empty()).count(),
+            pods: self.places.len(),
+            assumed: self.places.values().filter(|place| place.assumed).count(),
+        }
+    }
+
+    /// All nodes as they are now; those that were only named by pods are left out. What it costs is what
+    /// changed since the last one, unless that is still held or nodes came or went.
     pub fn snapshot(&mut self) -> Snapshot {
-        let nodes = &self.nodes;
-        self.snapshot
-            .get_or_insert_with(|| {
-                let known = nodes.values().filter(|info| !info.name().is_empty());
-                Snapshot::new(known.cloned().collect())
-            })
-            .clone()
+        let stale = std::mem::take(&mut self.stale);
+        if stale.whole {
+            let known = self.nodes.values().filter(|info| !info.name().is_empty());
+            self.snapshot = Snapshot::new(known.cloned().collect());
+        } else if !stale.nodes.is_empty() {
+            let shown = Arc::make_mut(&mut self.snapshot.nodes);
+            for name in stale.nodes {
+                if let (Some(at), Some(info)) =
+                    (self.snapshot.by_name.get(&name), self.nodes.get(&name))
+                {
+                    shown[*at] = info.clone();
+                }
+            }
+        }
+        self.snapshot.clone()
     }
 }
 
@@ -284,11 +351,37 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_stays_as_it_was_taken() {
+    fn a_node_that_comes_back_has_the_pods_that_never_left() {
         let mut cluster = Cluster::default();
         cluster.put_node(node("a"));
+        let key = Key::new("ns", "p");
+        cluster.put_pod(&key, pod("a"));
+        cluster.remove_node("a");
+        assert!(cluster.snapshot().nodes().is_empty());
+        assert_eq!(cluster.counts(), Counts { nodes: 0, pods: 1, assumed: 0 });
+        cluster.put_node(node("a"));
+        assert_eq!(cluster.snapshot().get("a").unwrap().requested.cpu, 500);
+        cluster.remove_node("a");
+        cluster.remove_pod(&key);
+        assert!(cluster.nodes.is_empty(), "nobody names it any more");
+    }
+
+    #[test]
+    fn a_snapshot_stays_as_it_was_taken_and_the_next_shows_what_changed() {
+        let mut cluster = Cluster::default();
+        cluster.put_node(node("a"));
+        cluster.put_node(node("b"));
         let before = cluster.snapshot();
-        cluster.assume(&Key::new("ns", "p"), pod(""), "a");
-        assert_eq!(before.get("a").unwrap().requested.cpu, 0);
+        cluster.assume(&Key::new("ns", "p"), pod(""), "b");
+        assert_eq!(before.get("b").unwrap().requested.cpu, 0);
+        let after = cluster.snapshot();
+        assert_eq!(after.get("b").unwrap().requested.cpu, 500);
+        drop((before, after));
+        cluster.put_node(node("c"));
+        cluster.remove_node("a");
+        let last = cluster.snapshot();
+        let names: Vec<&str> = last.nodes().iter().map(|info| info.name()).collect();
+        assert_eq!(names, ["b", "c"]);
+        assert_eq!(last.get("b").unwrap().requested.cpu, 500);
     }
 }

@@ -70,7 +70,7 @@ pub fn plan(
 }
 
 /// Room was made for the pod before, and is not there yet.
-fn is_making_room(pod: &Pod, snapshot: &Snapshot) -> bool {
+pub fn is_making_room(pod: &Pod, snapshot: &Snapshot) -> bool {
     let nominated = pod.status.as_ref().and_then(|it| it.nominated_node_name.as_deref());
     nominated.and_then(|name| snapshot.get(name)).is_some_and(|info| {
         info.pods.values().any(|other| {

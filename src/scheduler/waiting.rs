@@ -47,6 +47,7 @@ struct Entry {
     attempts: u32,
     /// Since when, as a number that only grows.
     since: u64,
+    seen: Instant,
     place: Place,
 }
 
@@ -70,7 +71,29 @@ enum Place {
     },
 }
 
+/// How many pods wait, by what they wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub active: usize,
+    pub backing_off: usize,
+    pub unfit: usize,
+}
+
 impl Waiting {
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for entry in self.state.lock().pods.values() {
+            match entry.place {
+                Place::Active => counts.active += 1,
+                Place::BackingOff { .. } => counts.backing_off += 1,
+                Place::Unfit { .. } => counts.unfit += 1,
+                Place::Taken { .. } => {}
+            }
+        }
+        counts
+    }
+
     /// A pod without a node, as it is now. One that is known already and has changed in what it asks for
     /// is tried at once.
     pub fn put(&self, key: &Key, pod: Arc<Pod>) {
@@ -85,7 +108,8 @@ impl Waiting {
             state.activate(key);
         } else {
             let since = state.next_number();
-            let entry = Entry { pod, attempts: 0, since, place: Place::Taken { changes: 0 } };
+            let (seen, place) = (Instant::now(), Place::Taken { changes: 0 });
+            let entry = Entry { pod, attempts: 0, since, seen, place };
             state.pods.insert(key.clone(), entry);
             state.activate(key);
         }
@@ -97,6 +121,13 @@ impl Waiting {
         let mut state = self.state.lock();
         state.withdraw(key);
         state.pods.remove(key);
+    }
+
+    /// How often the pod was tried, and since when it has been known; nothing where it waits no more.
+    #[must_use]
+    pub fn tries(&self, key: &Key) -> Option<(u32, Duration)> {
+        let state = self.state.lock();
+        state.pods.get(key).map(|entry| (entry.attempts, entry.seen.elapsed()))
     }
 
     /// The next pod to decide on. It comes back by [`Waiting::failed`], or is removed.
@@ -194,7 +225,8 @@ impl State {
         let Some(entry) = self.pods.get(key) else { return };
         match entry.place {
             Place::Active => {
-                self.active.retain(|(_, other)| other != key);
+                let rank = (Reverse(priority(&entry.pod)), entry.since);
+                self.active.remove(&(rank, key.clone()));
             }
             Place::BackingOff { until, ticket } | Place::Unfit { until, ticket, .. } => {
                 self.later.remove(&(until, ticket));

@@ -1,12 +1,20 @@
 //! The binary as its users meet it: real processes, real sockets, the commands of the manual.
 //! One file per behaviour.
 
+#[path = "../etcd/printed.rs"]
+mod printed;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod certificates;
+mod clients;
+mod etcdctl;
+mod hostile;
 mod life;
+mod rotation;
+mod script;
 mod snapshots;
 mod start;
+mod store;
 mod tokens;
 mod usage;

@@ -171,4 +171,10 @@ async fn when_a_quorum_is_lost_for_good_one_member_goes_on_alone_if_it_is_told_t
     assert!(ids(&cluster.masters[2]).await.contains(&id));
     let fresh = cluster.join("m4", 2).await;
     cluster.masters[fresh].until_voters(2).await;
+    // The lost ones may have given ids that the one that is left never heard of.
+    let id = cluster.masters[fresh].status().await.unwrap()["id"].as_str().unwrap().to_owned();
+    assert!(u64::from_str_radix(&id, 16).unwrap() > 1000, "{id}");
+    let next = cluster.join("m5", fresh).await;
+    let next = cluster.masters[next].status().await.unwrap()["id"].as_str().unwrap().to_owned();
+    assert_ne!(next, id);
 }

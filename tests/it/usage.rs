@@ -97,6 +97,23 @@ async fn a_config_file_with_an_unknown_name_is_refused() {
 }
 
 #[tokio::test]
+async fn controllers_are_listed_and_one_that_is_not_known_is_refused_with_the_list() {
+    let output = kontiki(["start", "master", "controllers", "--help"]).await;
+    let help = text(&output.stdout);
+    for name in ["--controllers", "replicaset-controller", "garbage-collector-controller"] {
+        assert!(help.contains(name), "{name} is missing in\n{help}");
+    }
+    for start in [&["start"][..], &["start", "master"], &["start", "master", "controllers"]] {
+        let arguments: Vec<&str> =
+            start.iter().copied().chain(["--controllers", "*,-nobody"]).collect();
+        check(&arguments, 2, &["nobody", "--controllers", "ttl-controller"]).await;
+    }
+    check(&["start", "master", "controllers"], 2, &["--kubeconfig"]).await;
+    let missing = ["start", "master", "controllers", "--kubeconfig", "/not/there"];
+    check(&missing, 2, &["/not/there"]).await;
+}
+
+#[tokio::test]
 async fn flags_win_over_the_environment_and_that_over_the_file() {
     let root = tempfile::tempdir().unwrap();
     let (file, out) = (root.path().join("in.yaml"), root.path().join("out.yaml"));

@@ -4,6 +4,7 @@
 //! ends is killed. Waits are for a state, and end by saying what was seen last.
 
 pub mod https;
+pub mod kubectl;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -50,10 +51,20 @@ pub fn text(bytes: &[u8]) -> String {
 #[track_caller]
 pub fn wait_for<T, F: Future<Output = Result<T, String>>>(
     what: &str,
+    look: impl FnMut() -> F,
+) -> impl Future<Output = T> {
+    wait_longer_for(what, PATIENCE, look)
+}
+
+/// The same for what takes long by itself.
+#[track_caller]
+pub fn wait_longer_for<T, F: Future<Output = Result<T, String>>>(
+    what: &str,
+    patience: Duration,
     mut look: impl FnMut() -> F,
 ) -> impl Future<Output = T> {
     let place = std::panic::Location::caller();
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + patience;
     async move {
         loop {
             let seen = match look().await {
@@ -71,13 +82,26 @@ pub struct Master {
     pub name: String,
     pub directory: PathBuf,
     more: Vec<String>,
+    /// Those it is started with: free ones, unless it keeps the ones that it had.
+    numbers: [u16; 3],
     process: Option<Child>,
 }
+
+const PORTS: [&str; 3] = ["api", "peer", "store"];
 
 impl Master {
     pub fn new(root: &Path, name: &str) -> Master {
         let directory = root.join(name);
-        Master { name: name.into(), directory, more: Vec::new(), process: None }
+        Master { name: name.into(), directory, more: Vec::new(), numbers: [0; 3], process: None }
+    }
+
+    /// From now on it comes back where it is.
+    pub fn keep_ports(&mut self) {
+        self.numbers = PORTS.map(|name| self.port(name));
+    }
+
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
     }
 
     /// Flags beside those that every master here is started with.
@@ -90,8 +114,8 @@ impl Master {
         let directory = self.directory.display().to_string();
         let mut arguments: Vec<String> =
             ["start", "master", "--bind-address", "127.0.0.1"].map(str::to_owned).into();
-        for flag in ["--api-port", "--peer-port", "--store-port"] {
-            arguments.extend([flag.to_owned(), "0".to_owned()]);
+        for (name, number) in PORTS.iter().zip(self.numbers) {
+            arguments.extend([format!("--{name}-port"), number.to_string()]);
         }
         arguments.extend(["--data-dir".into(), directory, "--name".into(), self.name.clone()]);
         arguments.extend(self.more.iter().cloned());

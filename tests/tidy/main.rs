@@ -56,6 +56,12 @@ fn links_between_documents_lead_somewhere() {
     assert!(broken.is_empty(), "\n{}\n", broken.join("\n"));
 }
 
+#[test]
+fn every_test_that_covers_one_of_the_conformance_suite_is_there() {
+    let missing = rules::uncovered(include_str!("../conformance/controllers.tsv"), &files());
+    assert!(missing.is_empty(), "\n{}\n", missing.join("\n"));
+}
+
 /// A check that cannot fail proves nothing: each rule is shown one file that breaks it.
 #[test]
 fn each_rule_catches_what_it_is_for() {
@@ -86,6 +92,10 @@ fn each_rule_catches_what_it_is_for() {
     assert!(!rules::readable(&long).is_empty());
     let orphan = [File::of("src/main.rs", head), File::of("src/lost.rs", head)];
     assert_eq!(rules::dead(&orphan).len(), 1);
+    let row = "b\tyes\tsomething\tsrc/main.rs\tf\t\n";
+    let table = format!("{row}b\tno\tanother\t\t\t\n{}", row.replace("\tf\t", "\tg\t"));
+    let tested = [File::of("src/main.rs", &format!("{head}#[test]\nfn f() {{}}\n"))];
+    assert_eq!(rules::uncovered(&table, &tested).len(), 1, "`g` is not there");
     let page = File::of("docs/a.md", "see [b](b.md)\n");
     assert_eq!(rules::broken_links(&page, std::slice::from_ref(&page)).len(), 1);
 }

@@ -30,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("src/reconcile/", &["kontiki_raft", "kontiki_storage", "crate::roles"]),
     ("src/controllers/", &["kontiki_raft", "kontiki_storage", "crate::scheduler", "crate::agent"]),
     ("src/scheduler/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::agent"]),
+    ("src/hollow/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::scheduler"]),
     ("src/agent/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::scheduler"]),
 ];
 
@@ -204,4 +205,28 @@ fn lines_with<'f>(file: &'f File, word: &'f str) -> impl Iterator<Item = usize> 
     file.code()
         .filter(move |(_, line)| line.match_indices(word).any(|(at, _)| begins(line, at)))
         .map(|(number, _)| number)
+}
+
+/// Rows of a table of the conformance suite (`group, covered, its test, our file, our test, remark`) whose
+/// test of ours is not there, or that say nothing.
+pub fn uncovered(table: &str, files: &[File]) -> Vec<String> {
+    let rows = table.lines().filter(|line| !line.is_empty() && !line.starts_with("group\t"));
+    let wrong = |row: &&str| {
+        let [_, covered, theirs, file, test, remark] = row.split('\t').collect::<Vec<_>>()[..]
+        else {
+            return true;
+        };
+        let there = || {
+            let name = format!("fn {test}(");
+            files.iter().any(|it| it.path == file && it.text.contains(&name))
+        };
+        let well = match covered {
+            "yes" => there(),
+            "part" => there() && !remark.is_empty(),
+            "no" => file.is_empty() && test.is_empty(),
+            _ => false,
+        };
+        theirs.is_empty() || !well
+    };
+    rows.filter(wrong).map(|row| format!("conformance: {row}")).collect()
 }

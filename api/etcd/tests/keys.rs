@@ -165,6 +165,15 @@ async fn what_cannot_be_is_refused_in_etcds_words() {
         refusal(client.put("k", vec![0; (3 << 19) + 1], None).await),
         "InvalidArgument: etcdserver: request is too large"
     );
+    // What is too long for a message is refused before it is read, in grpc-go's words.
+    let said = refusal(client.put("k", vec![0; 3 << 20], None).await);
+    let limit = 2 << 20;
+    assert!(
+        said.starts_with("ResourceExhausted: grpc: received message larger than max (31457")
+            && said.ends_with(&format!(" vs. {limit})")),
+        "{said}"
+    );
+    client.put("k", "still here", None).await.unwrap();
 }
 
 #[tokio::test]

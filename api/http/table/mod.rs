@@ -2,6 +2,8 @@
 
 mod path;
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::negotiate::Shape;
@@ -37,14 +39,14 @@ impl Include {
 }
 
 /// Makes rows of objects of one kind at one moment.
-pub(super) struct Tables<'a> {
-    pub kind: &'a Kind,
+pub(super) struct Tables {
+    pub kind: Arc<Kind>,
     pub version: &'static str,
     pub include: Include,
     pub now: Timestamp,
 }
 
-impl Tables<'_> {
+impl Tables {
     /// `columnDefinitions`.
     pub(super) fn columns(&self) -> Value {
         let all: Vec<Value> = match &self.kind.columns {
@@ -131,7 +133,7 @@ pub(super) fn partial(object: &Value, version: &str) -> Value {
 }
 
 /// One object in a shape.
-pub(super) fn shaped(shape: Shape, tables: &Tables<'_>, shown: &Shown) -> Result<Value, Status> {
+pub(super) fn shaped(shape: Shape, tables: &Tables, shown: &Shown) -> Result<Value, Status> {
     match shape {
         Shape::Whole => shown.value().cloned(),
         Shape::Partial(version) => Ok(partial(shown.value()?, version)),

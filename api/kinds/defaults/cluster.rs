@@ -1,11 +1,27 @@
 //! Everything that is no workload.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::{each, inside, set, set_text, within};
 
 /// How long a client sticks to its endpoint, in seconds, where nothing is said.
 const AFFINITY_S: i64 = 10_800;
+
+/// What was written as plain text goes to where it is read.
+pub fn secret(it: &mut Value) {
+    set(it, "type", || json!("Opaque"));
+    let Some(plain) = it.as_object_mut().and_then(|fields| fields.remove("stringData")) else {
+        return;
+    };
+    let Some(plain) = plain.as_object().filter(|plain| !plain.is_empty()) else { return };
+    inside(it, "data", |data| {
+        for (key, text) in plain {
+            data[key.as_str()] = STANDARD.encode(text.as_str().unwrap_or_default()).into();
+        }
+    });
+}
 
 pub fn service(it: &mut Value) {
     within(it, "spec", |spec| {

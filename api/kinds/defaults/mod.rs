@@ -22,7 +22,7 @@ pub fn of(group: &str, version: &str, kind: &str) -> Option<Default> {
         ("", "PodTemplate") => |it| template(it, "template"),
         ("", "ReplicationController") => workloads::replication_controller,
         ("", "Service") => cluster::service,
-        ("", "Secret") => |it| set(it, "type", || json!("Opaque")),
+        ("", "Secret") => cluster::secret,
         ("", "PersistentVolume") => cluster::volume,
         ("", "PersistentVolumeClaim") => cluster::claim,
         ("", "Endpoints") => cluster::endpoints,

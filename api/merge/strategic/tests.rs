@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::merge::UNPROCESSABLE;
 use crate::schema::{Field, List, Map as MapForm, Object, Text};
 
 fn built_in(name: &str) -> &'static Node {
@@ -18,7 +19,7 @@ fn pod(original: Value, patch: Value) -> Value {
 
 fn refused(original: Value, patch: Value) -> (u16, String) {
     let status = apply(built_in("io.k8s.api.core.v1.Pod"), &original, &patch).unwrap_err();
-    (status.code(), status.message().to_owned())
+    (status.code(), status.message().replace(UNPROCESSABLE, ""))
 }
 
 fn containers(list: Value) -> Value {

@@ -33,13 +33,16 @@ impl Answer {
 
 impl Api {
     pub async fn start() -> Api {
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        let api = Api { sandbox: Sandbox::start().await, client };
+        let api = Api::over(Sandbox::start().await);
         // What a controller would make, and pods need.
         let account = json!({"kind": "ServiceAccount", "apiVersion": "v1",
             "metadata": {"name": "default"}});
         api.create("/api/v1/namespaces/default/serviceaccounts", &account).await;
         api
+    }
+
+    fn over(sandbox: Sandbox) -> Api {
+        Api { sandbox, client: Client::builder(TokioExecutor::new()).build_http() }
     }
 
     pub async fn send(
@@ -197,6 +200,48 @@ async fn a_large_answer_is_compressed_for_who_can_take_it() {
         assert_eq!(plain.header("content-encoding"), "", "{path}");
         assert!(plain.bytes.len() > 200 << 10, "{path}");
     }
+}
+
+#[tokio::test]
+async fn tables_and_bare_metadata_of_many_are_lists_of_their_own() {
+    let api = Api::start().await;
+    for number in 0..3 {
+        api.create(CONFIG_MAPS, &config_map(&format!("c{number}"), "1")).await;
+    }
+    let path = format!("{CONFIG_MAPS}?limit=2");
+    let with = |accept: &'static str, path: String| {
+        let api = &api;
+        async move { api.ask("GET", &path, &[("accept", accept)], "").await.json() }
+    };
+    let table = "application/json;as=Table;g=meta.k8s.io;v=v1";
+    let all = with(table, CONFIG_MAPS.into()).await;
+    assert_eq!(all["rows"].as_array().unwrap().len(), 3);
+    let page = with(table, path.clone()).await;
+    assert_eq!(page["rows"].as_array().unwrap().len(), 2);
+    assert_eq!(page["metadata"]["remainingItemCount"], 1);
+    assert!(page["metadata"]["continue"].is_string());
+    let objects = with(table, format!("{path}&includeObject=Object")).await;
+    assert_eq!(objects["rows"][0]["object"]["kind"], "ConfigMap");
+    let bare = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    let list = with(bare, CONFIG_MAPS.into()).await;
+    assert_eq!(list["kind"], "PartialObjectMetadataList");
+    assert_eq!(list["items"][0]["kind"], "PartialObjectMetadata");
+    let protobuf = [("accept", "application/vnd.kubernetes.protobuf")];
+    let protobuf = api.ask("GET", CONFIG_MAPS, &protobuf, "").await;
+    assert!(protobuf.bytes.starts_with(b"k8s\0"));
+}
+
+#[tokio::test]
+async fn past_the_limit_a_client_is_asked_to_come_again() {
+    let closed = |config: &mut kontiki_api::server::Config| {
+        config.limits = kontiki_api::http::Limits { reads_max: 0, writes_max: 0 };
+    };
+    let api = Api::over(Sandbox::with(closed).await);
+    let refused = api.get(CONFIG_MAPS).await;
+    assert_eq!((refused.code, refused.header("retry-after")), (429, "1"));
+    assert_eq!(api.write("POST", CONFIG_MAPS, &config_map("a", "1")).await.code, 429);
+    assert_eq!(api.get("/readyz").await.code, 200, "health needs no place");
+    assert_eq!(api.send("GET", &format!("{CONFIG_MAPS}?watch=1"), &[], "").await.status(), 200);
 }
 
 #[tokio::test]

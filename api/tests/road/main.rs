@@ -2,8 +2,10 @@
 
 mod client;
 mod discovery;
+mod hostile;
 mod http;
 mod https;
+mod lifecycles;
 mod lists;
 mod patches;
 mod pods;

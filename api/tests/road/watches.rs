@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::http::{Api, CONFIG_MAPS, MERGE, config_map};
 
 /// The events of a watch, one line each.
-struct Stream {
+pub struct Stream {
     body: Incoming,
     rest: BytesMut,
 }
@@ -19,14 +19,14 @@ impl Stream {
         Stream::at(api, &path, &[]).await
     }
 
-    async fn at(api: &Api, path: &str, headers: &[(&str, &str)]) -> Stream {
+    pub async fn at(api: &Api, path: &str, headers: &[(&str, &str)]) -> Stream {
         let response = api.send("GET", path, headers, "").await;
         assert_eq!(response.status(), 200);
         Stream { body: response.into_body(), rest: BytesMut::new() }
     }
 
     /// `None` at the end.
-    async fn next(&mut self) -> Option<Value> {
+    pub async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
                 let line = self.rest.split_to(end + 1);
@@ -220,4 +220,72 @@ async fn all_watchers_see_one_order() {
         orders.push(order);
     }
     assert!(orders.windows(2).all(|two| two[0] == two[1]));
+}
+
+#[tokio::test]
+async fn a_watch_in_protobuf_comes_in_frames_of_a_told_length() {
+    let api = Api::start().await;
+    let path = format!("{CONFIG_MAPS}?watch=true&{OURS}&resourceVersion=1");
+    let accept = [("accept", "application/vnd.kubernetes.protobuf;stream=watch")];
+    let response = api.send("GET", &path, &accept, "").await;
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/vnd.kubernetes.protobuf;stream=watch"
+    );
+    api.create(CONFIG_MAPS, &ours("a", "1")).await;
+    let mut body = response.into_body();
+    let mut read = BytesMut::new();
+    while read.len() < 4 || read.len() < 4 + length(&read) {
+        read.extend_from_slice(&body.frame().await.unwrap().unwrap().into_data().unwrap());
+    }
+    let frame = &read[4..4 + length(&read)];
+    assert_eq!(&frame[..7], b"\x0a\x05ADDED");
+    assert!(frame.windows(4).any(|it| it == b"k8s\0"), "the object has its envelope");
+}
+
+fn length(bytes: &[u8]) -> usize {
+    u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize
+}
+
+#[tokio::test]
+async fn a_watch_over_a_websocket_is_one_message_per_event() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let api = Api::start().await;
+    let mut wire = tokio::net::TcpStream::connect(api.sandbox.address).await.unwrap();
+    let request = format!(
+        "GET {CONFIG_MAPS}?watch=true&{OURS}&resourceVersion=1 HTTP/1.1\r\nHost: x\r\n\
+         Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    wire.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(wire.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    for name in ["a", "b"] {
+        api.create(CONFIG_MAPS, &ours(name, "1")).await;
+        assert_eq!(wire.read_u8().await.unwrap(), 0x81, "one whole text");
+        let length = match wire.read_u8().await.unwrap() {
+            126 => usize::from(wire.read_u16().await.unwrap()),
+            short => usize::from(short),
+        };
+        let mut text = vec![0; length];
+        wire.read_exact(&mut text).await.unwrap();
+        let event: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(
+            (&event["type"], &event["object"]["metadata"]["name"]),
+            (&json!("ADDED"), &json!(name))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stops_ends_its_watches() {
+    let api = Api::start().await;
+    let mut watch = Stream::open(&api, &format!("{OURS}&resourceVersion=1")).await;
+    let crate::http::Api { sandbox, .. } = api;
+    sandbox.stop().await;
+    assert_eq!(watch.next().await, None);
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::nodes::{HostPort, NodeInfo, Snapshot, host_ports};
+use super::priority;
 use super::resources::{Resources, requests};
 use super::world::World;
 
@@ -62,8 +63,22 @@ impl Prepared {
         })
     }
 
-    /// Whether the pod can run on the node. The first rule that says no has the word, as upstream.
+    /// Whether the pod can run on the node. The first rule that says no has the word, as upstream. Room that
+    /// was made there for others who are no less important counts as taken.
     pub fn check(&self, info: &NodeInfo) -> Result<(), Refusal> {
+        let before_us = |other: &Pod| {
+            priority(other) >= priority(&self.pod) && other.metadata.uid != self.pod.metadata.uid
+        };
+        let mut others = info.nominated.iter().filter(|(_, other)| before_us(other)).peekable();
+        if others.peek().is_some() {
+            let mut room = info.clone();
+            others.for_each(|(key, other)| room.add(key.clone(), other.clone()));
+            self.check_as_it_is(&room)?;
+        }
+        self.check_as_it_is(info)
+    }
+
+    fn check_as_it_is(&self, info: &NodeInfo) -> Result<(), Refusal> {
         node::schedulable(&self.pod, info)?;
         node::named(&self.pod, info)?;
         node::tolerated(&self.pod, info)?;

@@ -203,3 +203,21 @@ fn the_least_important_pod_makes_room() {
         "preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."
     );
 }
+
+#[test]
+fn room_that_was_made_for_somebody_is_taken_by_nobody_less_important() {
+    let pod_of = |name: &str, priority: i32| {
+        let mut pod = Pod::clone(&pod(name, &json!({"priority": priority})));
+        pod.metadata.uid = Some(name.into());
+        Arc::new(pod)
+    };
+    let mut cluster = cluster(&[node("a", &json!({}))], &[]);
+    let (key, mighty) = (Key::new("ns", "mighty"), pod_of("mighty", 5));
+    cluster.nominate(&key, mighty.clone(), "a");
+    check(&mut cluster, &pod_of("low", 1), "0/1 nodes are available: 1 Insufficient cpu.");
+    check(&mut cluster, &pod_of("equal", 5), "0/1 nodes are available: 1 Insufficient cpu.");
+    check(&mut cluster, &pod_of("mightier", 9), "a");
+    check(&mut cluster, &mighty, "a");
+    cluster.take_back_nomination(&key);
+    check(&mut cluster, &pod_of("low", 1), "a");
+}

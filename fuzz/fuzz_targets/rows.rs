@@ -1,0 +1,8 @@
+//! libFuzzer's way into `targets::rows`.
+
+#![no_main]
+
+#[path = "../../tests/fuzz/targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::rows(bytes));

@@ -1,0 +1,82 @@
+//! What was typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+const USAGE: &str = "\
+usage: make bench-etcd ARGS=\"[--quick] [--output json] [--only WORD] ...\"
+  --quick          each figure for a second and once on each side, not four seconds and twice
+  --output json    one document instead of a table
+  --only WORD      the parts whose name begins so: put, transaction, read, list, watch, lease; may be
+                   given more than once
+  --members N      clusters of 1 or of 3 only
+  --clients N      only so many clients at once (1, 64 or 1000)
+  --side NAME      only etcd or only kontiki, to look at one under a profiler
+  --binary FILE    another kontiki than target/release/kontiki
+  --directory DIR  where data is written (default: a temporary directory under target/)";
+
+/// Where cargo puts what it builds.
+const TARGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../target");
+
+pub struct Options {
+    pub quick: bool,
+    pub json: bool,
+    pub directory: PathBuf,
+    pub binary: PathBuf,
+    pub members: Vec<usize>,
+    pub clients: Vec<usize>,
+    pub side: Option<String>,
+    only: Vec<String>,
+}
+
+impl Options {
+    pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+        let mut options = Options {
+            quick: false,
+            json: false,
+            directory: PathBuf::from(TARGET),
+            binary: PathBuf::from(TARGET).join("release/kontiki"),
+            members: vec![1, 3],
+            clients: vec![1, 64, 1000],
+            side: None,
+            only: Vec::new(),
+        };
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or(format!("{argument} needs a value\n{USAGE}"));
+            let number = |text: String| {
+                text.parse::<usize>().map_err(|_| format!("{text:?} is no number\n{USAGE}"))
+            };
+            match argument.as_str() {
+                "--quick" => options.quick = true,
+                "--output" => match value()?.as_str() {
+                    "json" => options.json = true,
+                    "text" => options.json = false,
+                    other => return Err(format!("output {other:?} is not known\n{USAGE}")),
+                },
+                "--only" => options.only.push(value()?),
+                "--members" => options.members = vec![number(value()?)?],
+                "--clients" => options.clients = vec![number(value()?)?],
+                "--side" => options.side = Some(value()?),
+                "--binary" => options.binary = value()?.into(),
+                "--directory" => options.directory = value()?.into(),
+                other => return Err(format!("{other:?} is not known\n{USAGE}")),
+            }
+        }
+        Ok(options)
+    }
+
+    /// Whether the part of this name is to be run.
+    pub fn wants(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| part.starts_with(only.as_str()))
+    }
+
+    /// How long each figure is measured each time.
+    pub fn duration(&self) -> Duration {
+        Duration::from_millis(if self.quick { 1000 } else { 4000 })
+    }
+
+    /// How long the load runs before that.
+    pub fn warm_up(&self) -> Duration {
+        self.duration() / 4
+    }
+}

@@ -1,0 +1,20 @@
+//! What people do with workloads and nodes, by real kubectl against a real master with hollow nodes: one
+//! test is one tour. Needs kubectl (`.ci/setup`).
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bed;
+mod daemon_sets;
+mod deployments;
+mod garbage;
+mod jobs;
+mod leaders;
+mod nodes;
+mod quotas;
+mod replication;
+mod scheduling;
+mod services;
+mod split;
+mod stateful_sets;
+mod statuses;
