@@ -137,7 +137,7 @@ impl Server {
         let health = Arc::new(Health::default());
         let begun = Arc::new(watch::Sender::new(false));
         watch_over(&health, &replica, &live, begun.subscribe());
-        let sessions = Sessions::new(config.peers);
+        let sessions = Sessions::new(config.peers, stop.child_token());
         let front = Arc::new(Front {
             road: road.clone(),
             authenticator: config.authenticator.unwrap_or(authentication),

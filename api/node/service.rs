@@ -95,6 +95,9 @@ impl Conversation {
             () = self.held.session_ended() => {
                 return Some(Err(Status::aborted("another session of this node took its place")));
             }
+            () = self.service.sessions.stopped() => {
+                return Some(Err(Status::unavailable("this master is going down")));
+            }
             order = self.held.orders.recv() => to_node::Message::Open(order?),
             message = self.messages.message() => match message {
                 Ok(Some(FromNode { message: Some(from_node::Message::Beat(beat)) })) => {

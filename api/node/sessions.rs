@@ -46,6 +46,7 @@ struct Inner {
     sessions: Mutex<HashMap<String, Arc<Session>>>,
     arrived: Notify,
     peers: Option<Peers>,
+    stop: CancellationToken,
 }
 
 /// The session of one node.
@@ -92,10 +93,12 @@ impl Drop for Held {
 }
 
 impl Sessions {
-    /// `peers`: the other masters, where there may be others.
+    /// `peers`: the other masters, where there may be others. `stop` ends all sessions, whose agents go
+    /// elsewhere.
     #[must_use]
-    pub fn new(peers: Option<Peers>) -> Sessions {
-        Sessions(Arc::new(Inner { sessions: Mutex::default(), arrived: Notify::new(), peers }))
+    pub fn new(peers: Option<Peers>, stop: CancellationToken) -> Sessions {
+        let (sessions, arrived) = (Mutex::default(), Notify::new());
+        Sessions(Arc::new(Inner { sessions, arrived, peers, stop }))
     }
 
     /// How many there are.
@@ -107,6 +110,11 @@ impl Sessions {
     #[must_use]
     pub fn holds(&self, node: &str) -> bool {
         self.0.sessions.lock().contains_key(node)
+    }
+
+    /// When this master goes.
+    pub(super) fn stopped(&self) -> impl Future<Output = ()> + use<> {
+        self.0.stop.clone().cancelled_owned()
     }
 
     pub(super) fn peers(&self) -> Option<&Peers> {

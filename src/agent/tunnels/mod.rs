@@ -14,6 +14,9 @@ mod pages;
 mod session;
 mod streams;
 
+#[cfg(test)]
+mod tests;
+
 pub use session::{Door, run};
 
 use std::collections::HashMap;
