@@ -55,7 +55,7 @@ pub fn arriving<T: Send + 'static>(
 }
 
 fn told(status: &tonic::Status) -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, format!("the tunnel broke: {status}"))
+    io::Error::new(io::ErrorKind::ConnectionReset, format!("the connection to the node broke: {}", status.message()))
 }
 
 /// What a tunnel cannot outlive.

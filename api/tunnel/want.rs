@@ -41,7 +41,9 @@ pub fn want(connection: &Connection, protocols: &[String]) -> Result<wire::Want,
         }
         "portforward" => Kind::PortForward(wire::PortForward { pod, protocols }),
         "log" => Kind::Logs(wire::Logs { pod, container: container()?, ..logs(connection)? }),
-        _ if connection.resource == "pods" => Kind::Dial(wire::Dial { pod, port: port(connection)? }),
+        _ if connection.resource == "pods" => {
+            Kind::Dial(wire::Dial { pod, port: port(connection)? })
+        }
         _ => Kind::Kubelet(wire::Kubelet {}),
     };
     Ok(wire::Want { kind: Some(kind) })

@@ -150,7 +150,8 @@ async fn run(
         }
         let mut frames = spdy::Reader::default();
         let mut piece = vec![0; PIECE_BYTES];
-        let mut open: Vec<u8> = (0..ports.len()).map(|it| u8::try_from(2 * it).unwrap_or(0)).collect();
+        let mut open: Vec<u8> =
+            (0..ports.len()).map(|it| u8::try_from(2 * it).unwrap_or(0)).collect();
         while !open.is_empty() {
             let length = reader.read(&mut piece).await?;
             if length == 0 {

@@ -8,11 +8,11 @@
 //! connection is upgraded, so that a refusal is an ordinary answer.
 //! Never: holds more than a message of what one side sends and the other does not take.
 
-pub(super) mod channels;
-pub(super) mod forward;
-pub(super) mod log;
-pub(super) mod proxy;
-pub(super) mod raw;
+pub mod channels;
+pub mod forward;
+pub mod log;
+pub mod proxy;
+pub mod raw;
 mod spdy;
 
 use axum::extract::FromRequestParts as _;

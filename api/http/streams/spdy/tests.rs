@@ -1,3 +1,5 @@
+//! The codec against frames as the protocol has them, in whatever pieces.
+
 use bytes::{BufMut as _, BytesMut};
 use proptest::prelude::*;
 

@@ -27,15 +27,11 @@ pub struct Agent(#[expect(dead_code, reason = "held for as long as it runs")] Jo
 pub struct Session {
     client: NodeClient<Channel>,
     messages: tonic::Streaming<ToNode>,
-    _words: mpsc::Sender<FromNode>,
+    words: mpsc::Sender<FromNode>,
 }
 
 /// Begins a session of `node`, in whose name `tls` may speak or not.
-pub async fn session(
-    url: &str,
-    tls: &ClientConfig,
-    node: &str,
-) -> Result<Session, tonic::Status> {
+pub async fn session(url: &str, tls: &ClientConfig, node: &str) -> Result<Session, tonic::Status> {
     let channel = Channel::connect(url, tls).await.unwrap();
     let (words, said) = mpsc::channel(1);
     let hello = Hello { node: node.into(), protocol: PROTOCOL, ..Hello::default() };
@@ -45,18 +41,20 @@ pub async fn session(
     let mut messages = channel.client().session(said).await?.into_inner();
     let first = messages.message().await?.and_then(|it| it.message);
     assert!(matches!(first, Some(to_node::Message::Welcome(_))), "{first:?}");
-    Ok(Session { client: channel.client(), messages, _words: words })
+    Ok(Session { client: channel.client(), messages, words })
 }
 
 impl Agent {
     pub async fn start(url: &str, tls: &ClientConfig, node: &str) -> Agent {
-        let mut session = session(url, tls, node).await.unwrap();
+        let Session { client, mut messages, words } = session(url, tls, node).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
+            // The session ends when nothing more can be said.
+            let _words = words;
             let mut tunnels = JoinSet::new();
-            while let Ok(Some(message)) = session.messages.message().await {
+            while let Ok(Some(message)) = messages.message().await {
                 if let Some(to_node::Message::Open(order)) = message.message {
-                    tunnels.spawn(carry(session.client.clone(), order));
+                    tunnels.spawn(carry(client.clone(), order));
                 }
             }
         });
