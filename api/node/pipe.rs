@@ -55,7 +55,10 @@ pub fn arriving<T: Send + 'static>(
 }
 
 fn told(status: &tonic::Status) -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, format!("the connection to the node broke: {}", status.message()))
+    io::Error::new(
+        io::ErrorKind::ConnectionReset,
+        format!("the connection to the node broke: {}", status.message()),
+    )
 }
 
 /// What a tunnel cannot outlive.

@@ -239,17 +239,22 @@ async fn exec(pods: &kube::Api<Pod>, script: &str, input: Option<&str>) -> (Stri
     let params = kube::api::AttachParams::default().stdin(input.is_some());
     let command = ["/bin/busybox", "sh", "-c", script];
     let mut process = pods.exec("shell", command, &params).await.unwrap();
-    if let (Some(input), Some(mut stdin)) = (input, process.stdin()) {
-        stdin.write_all(input.as_bytes()).await.unwrap();
-        stdin.shutdown().await.unwrap();
-    }
+    let stdin = process.stdin();
+    let say = async {
+        if let (Some(input), Some(mut stdin)) = (input, stdin) {
+            stdin.write_all(input.as_bytes()).await.unwrap();
+            stdin.shutdown().await.unwrap();
+        }
+    };
     let ended = process.take_status().unwrap();
     let mut output = String::new();
     let mut stdout = process.stdout().unwrap();
-    let all = async {
+    // Both at once: a command that is not read from takes no more.
+    let hear = async {
         stdout.read_to_string(&mut output).await.unwrap();
         ended.await.unwrap()
     };
+    let all = async { tokio::join!(say, hear).1 };
     let ended = tokio::time::timeout(PATIENCE, all).await.expect("the command ends");
     (output, serde_json::to_value(ended).unwrap())
 }
