@@ -15,14 +15,20 @@ struct Set {
     files: &'static [&'static str],
     /// Message fields (`package.Message.field`) whose content is handed over encoded already.
     encoded: &'static [&'static str],
+    /// Whether the house is its client, too.
+    client: bool,
 }
 
-const SETS: &[Set] = &[Set {
-    name: "etcd",
-    files: &["rpc.proto", "lock.proto", "election.proto"],
-    // An event is encoded once, however many watch.
-    encoded: &["etcdserverpb.WatchResponse.events"],
-}];
+const SETS: &[Set] = &[
+    Set {
+        name: "etcd",
+        files: &["rpc.proto", "lock.proto", "election.proto"],
+        // An event is encoded once, however many watch.
+        encoded: &["etcdserverpb.WatchResponse.events"],
+        client: false,
+    },
+    Set { name: "node", files: &["node.proto"], encoded: &[], client: true },
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
@@ -37,7 +43,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut descriptors = compiler.file_descriptor_set();
         set.encoded.iter().for_each(|field| hand_over_encoded(&mut descriptors, field));
         tonic_prost_build::configure()
-            .build_client(false)
+            .build_client(set.client)
+            // A channel is made by whoever connects.
+            .build_transport(false)
             // Keys and values share the buffer they arrived in.
             .bytes(".")
             .emit_rerun_if_changed(false)

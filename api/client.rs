@@ -6,6 +6,7 @@
 //!
 //! Never: knows storage or raft, retries a write whose fate is unknown, keeps a copy of what it read.
 
+pub(crate) mod connection;
 pub mod https;
 
 use std::fmt;

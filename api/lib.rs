@@ -25,6 +25,7 @@ pub mod kinds;
 pub mod listener;
 pub mod live;
 pub mod merge;
+pub mod node;
 pub mod object;
 pub mod objects;
 pub mod openapi;
@@ -33,5 +34,6 @@ pub mod request;
 pub mod sandbox;
 pub mod schema;
 pub mod server;
+pub mod tunnel;
 
 pub use error::Status;

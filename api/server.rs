@@ -23,9 +23,10 @@ use crate::auth::tokens::keys::{self, Keys};
 use crate::auth::{Authenticator, Authorizer};
 use crate::bootstrap;
 use crate::client::Client;
-use crate::http::{Check, Front, Health, Limits, Metrics, Page, Tunnel};
+use crate::http::{Check, Front, Health, Limits, Metrics, Page};
 use crate::kinds::Registry;
 use crate::live::Live;
+use crate::node::{self, Channel, Peers, Sessions};
 use crate::object::time::Clock;
 use crate::objects::Objects;
 use crate::pipeline::{Compaction, Networks, Parts, Road};
@@ -49,7 +50,8 @@ pub struct Config {
     pub clock: Clock,
     /// Finds out who asks; certificates and tokens, where nothing else is given.
     pub authenticator: Option<Arc<dyn Authenticator>>,
-    pub tunnel: Option<Arc<dyn Tunnel>>,
+    /// The other masters, through which nodes are reached whose agents are not here.
+    pub peers: Option<Peers>,
     /// Where each master serves the API: they are kept behind the service `default/kubernetes`.
     pub masters: Option<watch::Receiver<BTreeSet<SocketAddr>>>,
 }
@@ -71,7 +73,7 @@ impl Config {
             limits: Limits::default(),
             clock: Clock::System,
             authenticator: None,
-            tunnel: None,
+            peers: None,
             masters: None,
         }
     }
@@ -82,6 +84,7 @@ impl Config {
 pub struct Server {
     road: Arc<Road>,
     front: Arc<Front>,
+    sessions: Sessions,
     live: Arc<Live>,
     bootstrap: Arc<bootstrap::Config>,
     masters: Option<watch::Receiver<BTreeSet<SocketAddr>>>,
@@ -134,13 +137,14 @@ impl Server {
         let health = Arc::new(Health::default());
         let begun = Arc::new(watch::Sender::new(false));
         watch_over(&health, &replica, &live, begun.subscribe());
+        let sessions = Sessions::new(config.peers, stop.child_token());
         let front = Arc::new(Front {
             road: road.clone(),
             authenticator: config.authenticator.unwrap_or(authentication),
             health,
             metrics: Arc::new(Metrics::default()),
             limits: config.limits,
-            tunnel: config.tunnel,
+            nodes: Arc::new(sessions.clone()),
             pages: pages(&tokens, &config.bootstrap.server),
             address: config.bootstrap.server.trim_start_matches("https://").to_owned(),
             audit: None,
@@ -148,12 +152,25 @@ impl Server {
         });
         let bootstrap = Arc::new(config.bootstrap);
         let masters = config.masters;
-        Ok(Server { road, front, live, bootstrap, masters, begun, stop })
+        Ok(Server { road, front, sessions, live, bootstrap, masters, begun, stop })
     }
 
     /// For the listener.
     pub fn router(&self) -> axum::Router {
-        crate::http::router(self.front.clone())
+        let nodes = node::router(&self.sessions, self.front.authenticator.clone());
+        nodes.merge(crate::http::router(self.front.clone()))
+    }
+
+    /// Of the agents that are connected to this master.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The way here for the agent of `node`, in this process.
+    #[must_use]
+    pub fn node_channel(&self, node: &str) -> Channel {
+        Channel::here(&self.sessions, node)
     }
 
     #[must_use]

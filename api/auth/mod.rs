@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use crate::error::Status;
 use crate::kinds::Kind;
+use crate::listener::Peer;
 use crate::request::User;
 
 /// Whoever is in this group may do everything.
@@ -99,6 +100,14 @@ pub struct ClientCertificates(pub Arc<[rustls::pki_types::CertificateDer<'static
 /// Where the connection comes from. The listener puts it into the request's extensions.
 #[derive(Clone, Copy, Debug)]
 pub struct Remote(pub SocketAddr);
+
+/// What the listener knows of a connection, as authentication asks for it.
+pub(crate) fn introduce(extensions: &mut http::Extensions) {
+    if let Some(Peer { certificates, address }) = extensions.get().cloned() {
+        extensions.insert(ClientCertificates(certificates));
+        extensions.insert(Remote(address));
+    }
+}
 
 /// Finds out who asks. `None`: nothing was shown that it knows, and another may be asked; an error: what
 /// was shown is wrong.

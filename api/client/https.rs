@@ -15,38 +15,30 @@ use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use futures::stream;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
-use http::{HeaderValue, Method, Response, Uri};
+use http::{HeaderValue, Method, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::client::conn::http2::SendRequest;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
+use super::connection::{self, Server, Windows};
 use super::{Event, EventKind, Events, Served, Transport};
 use crate::error::{Reason, Status};
 use crate::object::GroupVersionResource;
 use crate::request::{Body, Options, Request, Verb};
 
-const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// A little longer than servers give themselves.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(70);
 const ANSWER_BYTES_MAX: usize = 512 << 20;
 /// An object is at most some megabytes.
 const EVENT_BYTES_MAX: usize = 32 << 20;
-/// Who has not answered a ping by then is gone.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_WAIT_MAX: Duration = Duration::from_secs(15);
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const WINDOWS: Windows = Windows { stream_bytes: 1 << 20, connection_bytes: 8 << 20 };
 /// What may stand in a part of a path as it is.
 const PART: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
@@ -64,12 +56,6 @@ struct Inner {
     connection: Mutex<Option<SendRequest<Full<Bytes>>>>,
 }
 
-struct Server {
-    authority: String,
-    host: String,
-    port: u16,
-}
-
 impl Https {
     /// `servers` are `https://HOST:PORT`; `tls` says who we are and whom we believe, `bearer` who
     /// we are where no certificate does.
@@ -78,7 +64,8 @@ impl Https {
         tls: &ClientConfig,
         bearer: Option<&str>,
     ) -> Result<Https, String> {
-        let parsed: Vec<Server> = servers.iter().map(|it| server(it)).collect::<Result<_, _>>()?;
+        let parsed: Vec<Server> =
+            servers.iter().map(|it| Server::parse(it)).collect::<Result<_, _>>()?;
         if parsed.is_empty() {
             return Err("there is no server to ask".into());
         }
@@ -117,19 +104,6 @@ impl Https {
         let bytes = collect(answer).await?;
         Err(refused(code, &bytes))
     }
-}
-
-fn server(url: &str) -> Result<Server, String> {
-    let shape = || format!("{url:?} is no server; give https://HOST:PORT");
-    let uri: Uri = url.parse().map_err(|_| shape())?;
-    let (Some("https"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(shape());
-    };
-    Ok(Server {
-        authority: authority.to_string(),
-        host: authority.host().trim_matches(['[', ']']).to_owned(),
-        port: authority.port_u16().unwrap_or(6443),
-    })
 }
 
 fn unavailable(error: &dyn std::fmt::Display) -> Status {
@@ -197,43 +171,16 @@ impl Inner {
         for turn in 0..self.servers.len() {
             let at = (first + turn) % self.servers.len();
             let server = &self.servers[at];
-            match timeout(CONNECT_WAIT_MAX, self.connect(server)).await {
-                Ok(Ok(sender)) => {
+            match connection::open(server, &self.tls, WINDOWS).await {
+                Ok(sender) => {
                     self.at.store(at, Ordering::Relaxed);
                     *connection = Some(sender.clone());
                     return Ok(sender);
                 }
-                Ok(Err(why)) => last = format!("{}: {why}", server.authority),
-                Err(_) => last = format!("{}: no connection in time", server.authority),
+                Err(why) => last = format!("{}: {why}", server.authority),
             }
         }
         Err(unavailable(&last))
-    }
-
-    async fn connect(&self, server: &Server) -> Result<SendRequest<Full<Bytes>>, String> {
-        let said = |error: &dyn std::fmt::Display| error.to_string();
-        let name = ServerName::try_from(server.host.clone()).map_err(|error| said(&error))?;
-        let stream = TcpStream::connect((server.host.as_str(), server.port)).await;
-        let stream = stream.map_err(|error| said(&error))?;
-        stream.set_nodelay(true).map_err(|error| said(&error))?;
-        let tls = TlsConnector::from(self.tls.clone()).connect(name, stream).await;
-        let tls = tls.map_err(|error| said(&error))?;
-        let (sender, connection) = Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_WAIT_MAX)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .handshake(TokioIo::new(tls))
-            .await
-            .map_err(|error| said(&error))?;
-        // Ends with the connection, which ends when nobody holds a sender or an answer any more.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to an API server ended");
-            }
-        });
-        Ok(sender)
     }
 
     fn http(&self, request: Request) -> Result<http::Request<Full<Bytes>>, Status> {

@@ -1,26 +1,17 @@
-//! Streams to nodes: allowed here, carried by a [`Tunnel`].
+//! Streams to nodes: allowed by the road, spoken with the client as it likes, carried by [`Nodes`].
+//!
+//! [`Nodes`]: crate::tunnel::Nodes
 
 use axum::body::Body;
-use futures::future::BoxFuture;
+use http::Response;
 use http::request::Parts;
-use http::{Request, Response};
 
 use super::Serving;
 use super::info::Info;
+use super::streams::{self, Upgrade, channels, forward, log, proxy, raw};
 use crate::error::Status;
 use crate::pipeline::Connection;
 use crate::request::{self, User};
-
-/// Carries logs, exec, attach, port-forward and proxy to where they end.
-pub trait Tunnel: Send + Sync {
-    /// `request` is as it came in, upgrade and all; `rest` what stands behind `proxy/` in its path.
-    fn open(
-        &self,
-        connection: Connection,
-        rest: String,
-        request: Request<Body>,
-    ) -> BoxFuture<'static, Result<Response<Body>, Status>>;
-}
 
 impl Serving {
     pub(super) async fn connect(
@@ -34,26 +25,24 @@ impl Serving {
     ) -> Result<Response<Body>, Status> {
         let query = info.query.0.clone();
         let connection = self.front.road.connect(&who, request, query).await?;
-        let Some(tunnel) = &self.front.tunnel else {
-            return Err(unreachable(&connection));
-        };
-        let mut whole = Request::new(body);
-        *whole.method_mut() = parts.method.clone();
-        *whole.uri_mut() = parts.uri.clone();
-        *whole.version_mut() = parts.version;
-        *whole.headers_mut() = parts.headers.clone();
-        *whole.extensions_mut() = std::mem::take(&mut parts.extensions);
-        tunnel.open(connection, rest, whole).await
+        let stop = self.front.stop.child_token();
+        let nodes = &self.front.nodes;
+        let upgrade = Upgrade::wanted(&parts.headers);
+        match (connection.subresource.as_str(), upgrade) {
+            ("log", _) => log::open(nodes, &connection, parts, stop).await,
+            ("proxy", _) if connection.resource == "services" => Err(not_carried(&connection)),
+            ("proxy", _) => proxy::open(nodes, &connection, &rest, parts, body, stop).await,
+            (_, Upgrade::Spdy) => raw::spdy(nodes, &connection, parts, stop).await,
+            ("portforward", Upgrade::WebSocket) => {
+                forward::open(nodes, &connection, parts, stop).await
+            }
+            (_, Upgrade::WebSocket) => channels::open(nodes, &connection, parts, stop).await,
+            (_, Upgrade::Not) => Err(streams::not_upgraded()),
+        }
     }
 }
 
-/// No agent of the node is connected here.
-fn unreachable(connection: &Connection) -> Status {
-    let node = connection.node();
-    let why = if node.is_empty() {
-        format!("{} \"{}\" is on no node", connection.resource, connection.name)
-    } else {
-        format!("no agent of node \"{node}\" is connected")
-    };
-    Status::internal(format!("error dialing backend: {why}"))
+fn not_carried(connection: &Connection) -> Status {
+    let what = &connection.resource;
+    Status::internal(format!("error dialing backend: requests to {what} are not carried yet"))
 }

@@ -17,6 +17,7 @@ mod limits;
 pub mod metrics;
 mod negotiate;
 mod respond;
+mod streams;
 mod table;
 mod watch;
 
@@ -39,13 +40,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::authorize::forbidden;
-use crate::auth::{Attributes, Authenticator, ClientCertificates, Decision, Remote, impersonate};
+use crate::auth::{self, Attributes, Authenticator, Decision, Remote, impersonate};
 use crate::error::{Reason, Status};
-use crate::listener::Peer;
 use crate::pipeline::{Road, connects, is_unknown_path};
 use crate::request::{self, User, Verb};
+use crate::tunnel::Nodes;
 
-pub use connect::Tunnel;
 pub use documents::{KUBERNETES, Page};
 pub use health::{Check, Health};
 pub use limits::Limits;
@@ -72,8 +72,8 @@ pub struct Front {
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
-    /// Carries what ends at a node; without it no node can be reached.
-    pub tunnel: Option<Arc<dyn Tunnel>>,
+    /// Reaches nodes: what ends there goes through it.
+    pub nodes: Arc<dyn Nodes>,
     /// Further documents: keys of service accounts, `.well-known`.
     pub pages: Vec<Page>,
     /// Where clients reach this server, as discovery says it.
@@ -114,7 +114,7 @@ pub fn router(front: Arc<Front>) -> Router {
 async fn handle(State(serving): State<Arc<Serving>>, request: Request<Body>) -> Response<Body> {
     let begun = Instant::now();
     let (mut parts, body) = request.into_parts();
-    introduce(&mut parts);
+    auth::introduce(&mut parts.extensions);
     let id = audit_id(&parts.headers);
     let agent = parts.headers.get(USER_AGENT).and_then(|it| it.to_str().ok());
     let info = Info::read(&parts.method, &parts.uri, agent.unwrap_or_default());
@@ -138,14 +138,6 @@ async fn handle(State(serving): State<Arc<Serving>>, request: Request<Body>) -> 
     serving.front.metrics.answered(&label, response.status().as_u16(), begun.elapsed());
     complete(&mut response, &id);
     response
-}
-
-/// What the listener knows of the connection, as authentication asks for it.
-fn introduce(parts: &mut Parts) {
-    if let Some(Peer { certificates, address }) = parts.extensions.get().cloned() {
-        parts.extensions.insert(ClientCertificates(certificates));
-        parts.extensions.insert(Remote(address));
-    }
 }
 
 fn refuse(headers: &HeaderMap, status: &Status) -> Response<Body> {

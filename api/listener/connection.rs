@@ -29,6 +29,10 @@ const KEEP_ALIVE_WAIT_MAX: Duration = Duration::from_secs(20);
 const HEADER_BYTES_MAX: u32 = 256 << 10;
 /// Requests given up before we looked at them, which a client in a hurry does and an attacker too.
 const GIVEN_UP_MAX: usize = 512;
+/// What may come on one stream, and on all of a connection, before it has been read. Fixed, and far apart: a
+/// stream that nobody reads from must not stop the others, and an agent has many.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// Of one stream, until the client has made room for it.
 const SEND_BYTES_MAX: usize = 1 << 20;
 
@@ -105,7 +109,8 @@ fn builder(limits: Limits, tasks: TaskTracker) -> auto::Builder<Tracked> {
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_WAIT_MAX)
         .max_concurrent_streams(limits.streams_max)
-        .adaptive_window(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(HEADER_BYTES_MAX)
         .max_send_buf_size(SEND_BYTES_MAX)
         .max_pending_accept_reset_streams(GIVEN_UP_MAX);

@@ -2,7 +2,8 @@
 //!
 //! Two one-way flows that meet only in the store: assignments come in ([`masters`]), status goes
 //! out. Between them each pod has a worker of its own ([`pods`]), which compares what is wanted
-//! with what the container runtime ([`cri`]) shows and takes the next steps.
+//! with what the container runtime ([`cri`]) shows and takes the next steps. Beside them a session
+//! with a master ([`tunnels`]) carries what people want of this node: shells, logs, ports.
 //!
 //! Keeps: containers outlive the agent. What runs is known by the labels in the runtime, never by
 //! memory alone.
@@ -16,6 +17,7 @@ pub mod network;
 pub mod node;
 pub mod pods;
 pub mod probes;
+pub mod tunnels;
 pub mod volumes;
 
 use std::net::IpAddr;
@@ -29,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::reconcile::events;
 use cri::Runtime;
 use masters::Masters;
+use tunnels::Door;
 
 /// What an agent is told, all of it decided.
 #[derive(Clone, Debug)]
@@ -63,6 +66,7 @@ pub async fn run(
     settings: Settings,
     runtime: Arc<dyn Runtime>,
     client: Client,
+    door: Door,
     clock: Clock,
     stop: CancellationToken,
 ) -> Result<(), String> {
@@ -79,7 +83,18 @@ pub async fn run(
         recorder,
         clock: clock.clone(),
     });
+    let ends = Arc::new(tunnels::Ends {
+        node: settings.node.clone(),
+        runtime: runtime.clone(),
+        clock: clock.clone(),
+        logs: settings.directories.logs.clone(),
+    });
     let node = node::Node::new(settings, runtime, client, clock);
-    tokio::join!(writer.run(stop.clone()), node.run(stop.clone()), manager.run(stop));
+    tokio::join!(
+        writer.run(stop.clone()),
+        node.run(stop.clone()),
+        tunnels::run(door, ends, stop.clone()),
+        manager.run(stop),
+    );
     Ok(())
 }

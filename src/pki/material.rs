@@ -13,6 +13,7 @@ use kontiki_api::listener::{self, Clients, TlsSource};
 use kontiki_raft::network::grpc::{Identity, Tls, TlsConfig};
 use parking_lot::Mutex;
 use rcgen::KeyPair;
+use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
@@ -23,6 +24,7 @@ use super::files::{self, Readers};
 use super::kubeconfig::kubeconfig;
 use super::leaf::{ADMINISTRATORS, Hosts, Leaf, NODE_LIFE, Realm, node_subject};
 use super::origin::FOLDER;
+use super::pin::{Trust, client_config};
 
 /// The CAs and what belongs to no single certificate.
 pub struct Material {
@@ -205,6 +207,12 @@ impl Material {
             certificate_pem: certificate.into(),
             key_pem: key.into(),
         }
+    }
+
+    /// How this master proves itself to another at the API's port.
+    pub fn as_administrator(&self) -> Result<Arc<ClientConfig>, Error> {
+        let ca = self.authority(Realm::Cluster).bundle().to_owned();
+        client_config(Trust::Bundle(ca), Some(&self.credentials(Leaf::Administrator)))
     }
 
     fn write_kubeconfig(&self, api_url: &str) -> Result<(), Error> {

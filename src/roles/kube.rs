@@ -5,11 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kontiki_api::bootstrap::{self, masters};
 use kontiki_api::cluster::wire::{ClusterSettings, MasterRecord};
 use kontiki_api::cluster::{self, Records};
+use kontiki_api::node::Peers;
 use kontiki_api::object::time::Clock;
 use kontiki_api::server::{Config, Server};
 use kontiki_raft::Replica;
@@ -20,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::loops::{self, Counted, Loops};
 use crate::controllers::{Selection, Settings};
 use crate::failure::Failure;
+use crate::pki::Material;
 use crate::reconcile::leadership::Leadership;
 
 /// Prefix length of a node's part of the pods' network, where that is IPv4 or IPv6.
@@ -41,12 +44,12 @@ impl Kube {
     /// `url` is where clients outside find this master.
     pub fn new(
         replica: Replica,
-        pki: &dyn cluster::Pki,
+        pki: &Arc<Material>,
         cluster: &ClusterSettings,
         url: &str,
         stop: CancellationToken,
     ) -> Result<Kube, Failure> {
-        let authorities = pki.authorities();
+        let authorities = cluster::Pki::authorities(&**pki);
         let service_cidr: ipnet::IpNet = cluster.service_cidr.parse().map_err(|error| {
             Failure::Run(format!("the cluster's services {}: {error}", cluster.service_cidr))
         })?;
@@ -58,7 +61,8 @@ impl Kube {
             server_ca: bundle.clone(),
             server: url.to_owned(),
         };
-        let config = Config::new(bootstrap, authorities.service_account_key);
+        let mut config = Config::new(bootstrap, authorities.service_account_key);
+        config.peers = Some(peers(&replica, pki, url));
         let server = Server::new(replica.clone(), config, stop)
             .map_err(|error| Failure::Run(format!("the key that signs tokens: {error}")))?;
         let settings = Settings {
@@ -153,6 +157,20 @@ impl Kube {
         });
         tokio::join!(told, running);
         Ok(())
+    }
+}
+
+/// The other masters, for nodes whose agents are connected there.
+fn peers(replica: &Replica, pki: &Arc<Material>, url: &str) -> Peers {
+    let (records, pki) = (Records::new(replica.clone()), pki.clone());
+    Peers {
+        me: url.to_owned(),
+        masters: Arc::new(move || {
+            // What cannot be read now is read at the next question.
+            let records = records.masters().unwrap_or_default();
+            records.into_iter().map(|record| record.api).collect()
+        }),
+        tls: Arc::new(move || pki.as_administrator().map_err(|error| error.to_string())),
     }
 }
 

@@ -228,7 +228,7 @@ impl Master {
             ids_from: origin.ids_from()?,
         });
         let kube =
-            Kube::new(replica.clone(), &*material, &origin.settings, &record.api, stop.clone())?;
+            Kube::new(replica.clone(), &material, &origin.settings, &record.api, stop.clone())?;
         let api_router = front.public().merge(kube.server.router());
         let store_router =
             front.private().merge(etcd::router(replica.clone(), etcd::Config::new(etcd_clock())));
@@ -273,7 +273,7 @@ impl Master {
                     () = stop.cancelled() => return Ok(()),
                 }
                 // Boxed: a whole agent is large.
-                Box::pin(node::beside(node, server.client("kontiki-agent"), stop)).await;
+                Box::pin(node::beside(node, &server, stop)).await;
                 Ok(())
             });
         }

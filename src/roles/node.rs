@@ -18,6 +18,7 @@ use kontiki_api::client::Client;
 use kontiki_api::client::https::Https;
 use kontiki_api::cluster::wire::{JoinNode, NodeJoined, PREFIX};
 use kontiki_api::object::time::Clock;
+use kontiki_api::server::Server;
 use rcgen::{CertificateParams, KeyPair};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,7 @@ use super::join::understood;
 use super::master::{Join, Signals};
 use crate::agent::containerd::{Containerd, Places};
 use crate::agent::cri::client as cri;
+use crate::agent::tunnels::Door;
 use crate::agent::{self, Directories};
 use crate::failure::Failure;
 use crate::pki::{self, Credentials, Readers, Trust};
@@ -62,12 +64,12 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     }
     let mut signals = Signals::new()?;
     let stop = CancellationToken::new();
-    let client = tokio::select! {
-        client = membership(&settings) => client?,
+    let (client, door) = tokio::select! {
+        ways = membership(&settings) => ways?,
         () = signals.next() => return Ok(()),
     };
     let mut tasks = Tasks::new(stop.clone());
-    tasks.start("node", Rule::EndsAll, work(settings, client, stop.clone()));
+    tasks.start("node", Rule::EndsAll, work(settings, client, door, stop.clone()));
     tasks.start("signals", Rule::MayEnd, {
         let stop = stop.clone();
         async move {
@@ -85,13 +87,15 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
 }
 
 /// The node half of a process that is a master as well. A node that cannot run must not end the master.
-pub async fn beside(settings: Settings, client: Client, stop: CancellationToken) {
+pub async fn beside(settings: Settings, server: &Server, stop: CancellationToken) {
     if !rustix::process::geteuid().is_root() {
         tracing::warn!("a node runs containers, which takes root: only the master is started");
         return;
     }
+    let client = server.client("kontiki-agent");
     loop {
-        match Box::pin(work(settings.clone(), client.clone(), stop.clone())).await {
+        let door = Door::Here(server.node_channel(&settings.name));
+        match Box::pin(work(settings.clone(), client.clone(), door, stop.clone())).await {
             Ok(()) => return,
             Err(why) => {
                 tracing::error!(why, "the node beside this master has ended; it is tried again")
@@ -105,12 +109,17 @@ pub async fn beside(settings: Settings, client: Client, stop: CancellationToken)
 }
 
 /// Runs the agent with a client that may be of this process or not, and a runtime where there is none.
-async fn work(settings: Settings, client: Client, stop: CancellationToken) -> Result<(), String> {
+async fn work(
+    settings: Settings,
+    client: Client,
+    door: Door,
+    stop: CancellationToken,
+) -> Result<(), String> {
     let asked = cri::socket_of(&settings.runtime)
         .map_err(|why| format!("--container-runtime-endpoint: {why}"))?;
     if asked.exists() || settings.runtime_given {
         let endpoint = settings.runtime.clone();
-        return agent(settings, &endpoint, NETWORK.into(), client, stop).await;
+        return agent(settings, &endpoint, NETWORK.into(), client, door, stop).await;
     }
     let places = Places::new(&settings.data_dir);
     let network = places.network();
@@ -119,7 +128,7 @@ async fn work(settings: Settings, client: Client, stop: CancellationToken) -> Re
     tracing::info!(endpoint, "no container runtime was running; this is ours");
     tokio::try_join!(
         containerd.run(stop.clone()),
-        agent(settings, &endpoint, network, client, stop),
+        agent(settings, &endpoint, network, client, door, stop),
     )?;
     Ok(())
 }
@@ -129,6 +138,7 @@ async fn agent(
     endpoint: &str,
     network: PathBuf,
     client: Client,
+    door: Door,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let runtime = Arc::new(cri::Client::new(endpoint)?);
@@ -146,7 +156,7 @@ async fn agent(
         domain: "cluster.local".into(),
         pods_max: PODS_MAX,
     };
-    agent::run(settings, runtime, client, Clock::System, stop).await
+    agent::run(settings, runtime, client, door, Clock::System, stop).await
 }
 
 /// What a node keeps of having joined.
@@ -156,8 +166,8 @@ struct Membership {
     masters: Vec<String>,
 }
 
-/// The way to the masters; asked for if there is none yet.
-async fn membership(settings: &Settings) -> Result<Client, Failure> {
+/// The ways to the masters, for requests and for a session; asked for if there are none yet.
+async fn membership(settings: &Settings) -> Result<(Client, Door), Failure> {
     let folder = settings.data_dir.join("pki/node");
     let membership = match read(&folder)? {
         Some(membership) => membership,
@@ -182,7 +192,7 @@ async fn membership(settings: &Settings) -> Result<Client, Failure> {
         masters.push(join.endpoint.clone());
     }
     let https = Https::new(&masters, &tls, None).map_err(Failure::Run)?;
-    Ok(Client::new(Arc::new(https), "kontiki-agent"))
+    Ok((Client::new(Arc::new(https), "kontiki-agent"), Door::Masters { servers: masters, tls }))
 }
 
 /// Asks a master for a certificate.

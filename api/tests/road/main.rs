@@ -10,5 +10,6 @@ mod lists;
 mod patches;
 mod pods;
 mod services;
+mod streams;
 mod watches;
 mod writes;
