@@ -1,0 +1,3 @@
+//! `faults`: see `--help`.
+
+fn main() {}
