@@ -8,4 +8,14 @@
 //! can be judged again.
 
 pub mod check;
+pub mod client;
+pub mod cluster;
+mod disk;
+pub mod fault;
+pub mod gap;
 pub mod history;
+pub mod ledger;
+pub mod network;
+pub mod report;
+pub mod run;
+pub mod workload;

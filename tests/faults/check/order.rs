@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use super::log::Log;
 use super::state::{Change, State};
 use super::{Violation, violation};
-use crate::history::{History, Micros, Operation, Outcome, Step};
+use crate::history::{History, LeaseAsk, Micros, Operation, Outcome, Step};
 
 /// The log replayed.
 #[derive(Default)]
@@ -34,6 +34,8 @@ struct Ordered<'h> {
     by_value: HashMap<&'h str, &'h Operation>,
     /// Deletions that were not answered.
     deletions: Vec<&'h Operation>,
+    /// Below these the store itself writes: who holds a lock, and who waits for it.
+    locks: Vec<String>,
 }
 
 fn values(operation: &Operation) -> impl Iterator<Item = &str> {
@@ -50,8 +52,19 @@ fn deletes(operation: &Operation) -> bool {
 }
 
 fn sort<'h>(history: &'h History, replayed: &mut Replayed) -> (Ordered<'h>, Vec<u64>) {
-    let mut ordered =
-        Ordered { done: HashMap::new(), by_value: HashMap::new(), deletions: Vec::new() };
+    let mut ordered = Ordered {
+        done: HashMap::new(),
+        by_value: HashMap::new(),
+        deletions: Vec::new(),
+        locks: Vec::new(),
+    };
+    for lease in &history.leases {
+        if let LeaseAsk::Lock { name } = &lease.ask {
+            ordered.locks.push(format!("{name}/"));
+        }
+    }
+    ordered.locks.sort();
+    ordered.locks.dedup();
     for operation in &history.operations {
         match &operation.outcome {
             Outcome::Done { revision, .. } => {
@@ -170,7 +183,8 @@ impl<'h> Walk<'h> {
     fn in_time(&mut self, operation: &Operation, latest: Latest, revision: u64) {
         if operation.end < latest.call {
             let what = format!(
-                "{operation:?} ended at {} and stands behind one of revision {} that began at {}; it was \
+                "{operation:?} ended at {} and stands behind one of revision {} that began at \
+                 {}; it was \
                  told revision {revision}",
                 operation.end, latest.revision, latest.call
             );
@@ -201,6 +215,11 @@ impl<'h> Walk<'h> {
 
     /// A change that nobody was told the revision of: of a client that got no answer, or of the store.
     fn unanswered(&mut self, revision: u64, changes: &[Change]) {
+        let lock =
+            |change: &Change| self.ordered.locks.iter().any(|name| change.key.starts_with(name));
+        if changes.iter().all(lock) {
+            return;
+        }
         let value = changes.iter().find_map(|change| change.now.as_ref());
         let writer = match value {
             Some(stored) => {
