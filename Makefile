@@ -50,6 +50,22 @@ bench: setup ## measure the store beside the machine's own limit (ARGS="--quick 
 bench-etcd: build ## measure the store's port beside Debian's etcd, both over TLS (ARGS="--quick" ...)
 	@$(WITH) cargo run --quiet --release --package kontiki-beside -- $(ARGS)
 
+.PHONY: faults
+faults: build ## break clusters of real processes and judge what clients saw (ARGS="--members 5 --minutes 30" ...)
+	@$(WITH) cargo run --release --quiet --package kontiki-faults -- $(ARGS)
+
+.PHONY: sim
+sim: setup ## whole clusters on simulated time, network and disks, by seed (ARGS="--minutes 60" ...)
+	@$(WITH) cargo run --quiet --package kontiki-sim -- $(ARGS)
+
+.PHONY: mutants
+mutants: setup ## plant bugs in a copy of the tree; each must be caught (ARGS="vote-not-persisted" for one)
+	@$(WITH) tests/faults/mutants/run $(ARGS)
+
+.PHONY: ledger
+ledger: setup ## make docs/ledger.md of tests/ledger.jsonl
+	@$(WITH) cargo run --quiet --package kontiki-faults -- --page tests/ledger.jsonl > docs/ledger.md
+
 .PHONY: fix
 fix: setup ## let the formatter and clippy change what they can
 	@cargo fmt --all

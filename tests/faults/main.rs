@@ -1,0 +1,253 @@
+//! `make faults`: breaks a cluster of real processes and judges what its clients saw.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use kontiki_faults::check;
+use kontiki_faults::cluster::{Cluster, Target};
+use kontiki_faults::fault::Kind;
+use kontiki_faults::gap::{self, Loss};
+use kontiki_faults::history::History;
+use kontiki_faults::ledger::{self, Line};
+use kontiki_faults::report;
+use kontiki_faults::run::{self, Options};
+use kontiki_faults::workload::Workload;
+
+/// Breaks a cluster of real processes on this machine and judges what its clients saw
+#[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  make faults
+  make faults ARGS=\"--members 5 --minutes 30 --seed 7\"
+  make faults ARGS=\"--faults kill,cut-leader --workload register,append --output json\"
+  make faults ARGS=\"--target etcd --minutes 5\"
+  make faults ARGS=\"--gap kill --rounds 20 --target kontiki,etcd\"
+  make faults ARGS=\"--judge target/faults/history.jsonl\"")]
+struct Flags {
+    /// What is broken; with --gap, several in turn
+    #[arg(long, value_delimiter = ',', default_value = "kontiki")]
+    target: Vec<Target>,
+    /// The binary to start [default: kontiki beside this one, or etcd of the path]
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    #[arg(long, default_value_t = 3)]
+    members: u32,
+    #[arg(long, default_value_t = 1.0)]
+    minutes: f64,
+    /// Chooses faults and clients' steps [default: from the clock of this process]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// What goes wrong [default: all that need no root]
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<Kind>,
+    /// What clients do [default: everything]
+    #[arg(long, value_delimiter = ',')]
+    workload: Vec<Workload>,
+    /// How long each client rests between two requests, at most
+    #[arg(long, value_name = "MS", default_value_t = 40)]
+    rest_ms: u64,
+    #[arg(long, default_value = "text")]
+    output: Output,
+    /// Where the cluster lives and the report is written; emptied first
+    #[arg(long, value_name = "DIR", default_value = "target/faults")]
+    folder: PathBuf,
+    /// Add the figures to this file
+    #[arg(long, value_name = "FILE")]
+    ledger: Option<PathBuf>,
+    /// Measure the time without writes after the leader is lost, instead
+    #[arg(long, value_name = "LOSS")]
+    gap: Option<Loss>,
+    #[arg(long, default_value_t = 10)]
+    rounds: usize,
+    /// Judge a history that was written before, instead
+    #[arg(long, value_name = "FILE")]
+    judge: Option<PathBuf>,
+    /// Print the page that the ledger comes to, instead
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let flags = Flags::parse();
+    match act(&flags).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("faults: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(line: &str) {
+    // Nobody listens any more: then nothing is to be said.
+    writeln!(std::io::stderr(), "{line}").ok();
+}
+
+async fn act(flags: &Flags) -> Result<bool, String> {
+    if let Some(path) = &flags.page {
+        print(&ledger::page(&ledger::read(path)?));
+        return Ok(true);
+    }
+    if let Some(path) = &flags.judge {
+        let verdict = check::judge(&History::read(path)?);
+        print(&serde_json::to_string_pretty(&verdict).map_err(|error| error.to_string())?);
+        return Ok(verdict.holds());
+    }
+    if let Some(loss) = flags.gap {
+        for target in &flags.target {
+            gap_of(flags, *target, loss).await?;
+        }
+        return Ok(true);
+    }
+    let mut holds = true;
+    for target in &flags.target {
+        holds &= chaos(flags, *target).await?;
+    }
+    Ok(holds)
+}
+
+fn print(text: &str) {
+    write!(std::io::stdout(), "{text}").ok();
+}
+
+fn binary(flags: &Flags, target: Target) -> Result<PathBuf, String> {
+    if let Some(binary) = &flags.binary {
+        return Ok(binary.clone());
+    }
+    if target == Target::Etcd {
+        return Ok(PathBuf::from("etcd"));
+    }
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let binary = own.with_file_name("kontiki");
+    if binary.exists() {
+        return Ok(binary);
+    }
+    Err(format!(
+        "there is no {}: build it (`make build`), or name it with --binary",
+        binary.display()
+    ))
+}
+
+fn emptied(folder: &Path, name: &str) -> Result<PathBuf, String> {
+    let folder = folder.join(name);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)
+            .map_err(|error| format!("{}: {error}", folder.display()))?;
+    }
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    folder.canonicalize().map_err(|error| format!("{}: {error}", folder.display()))
+}
+
+fn name(target: Target) -> String {
+    format!("{target:?}").to_lowercase()
+}
+
+async fn chaos(flags: &Flags, target: Target) -> Result<bool, String> {
+    let seed = flags.seed.unwrap_or_else(|| u64::from(std::process::id()));
+    let all = |given: &[Kind]| if given.is_empty() { Kind::USUAL.to_vec() } else { given.to_vec() };
+    let options = Options {
+        target,
+        binary: binary(flags, target)?,
+        members: flags.members,
+        time: Duration::from_secs_f64(flags.minutes * 60.0),
+        seed,
+        faults: all(&flags.faults),
+        workloads: if flags.workload.is_empty() {
+            Workload::value_variants().to_vec()
+        } else {
+            flags.workload.clone()
+        },
+        rest_max: Duration::from_millis(flags.rest_ms),
+        folder: emptied(&flags.folder, &name(target))?,
+    };
+    say(&format!("{} of {}, seed {seed}, {:?}", options.members, name(target), options.time));
+    let ended = run::run(&options).await?;
+    report::write(&options.folder, &ended)?;
+    let verdict = &ended.verdict;
+    if flags.output == Output::Json {
+        let path = options.folder.join("report.json");
+        print(&std::fs::read_to_string(path).map_err(|error| error.to_string())?);
+    } else {
+        tell(&options, &ended);
+    }
+    if let Some(path) = &flags.ledger {
+        let line = Line::Faults {
+            target: name(target),
+            commit: ledger::commit(),
+            seed,
+            members: options.members,
+            seconds: options.time.as_secs(),
+            faults: ended.faults,
+            operations: verdict.operations,
+            unknown: verdict.unknown,
+            events: verdict.events,
+            violations: verdict.violations.len(),
+        };
+        ledger::add(path, &line)?;
+    }
+    Ok(verdict.holds())
+}
+
+fn tell(options: &Options, ended: &run::Ended) {
+    let verdict = &ended.verdict;
+    print(&format!(
+        "{} faults; {} operations judged, {} refused, {} not answered; {} revisions, {} events \
+         to {} watches, \
+         {} of leases\n{} registers searched, {} undecided; {} violations; see {}\n",
+        ended.faults,
+        verdict.operations,
+        verdict.refused,
+        verdict.unknown,
+        verdict.revisions,
+        verdict.events,
+        verdict.sessions,
+        verdict.leases,
+        verdict.searched,
+        verdict.undecided,
+        verdict.violations.len(),
+        options.folder.join("report.html").display()
+    ));
+    for violation in &verdict.violations {
+        print(&format!("VIOLATION {}: {}\n", violation.promise, violation.what));
+    }
+    for failed in &ended.failed {
+        print(&format!("failed: {failed}\n"));
+    }
+}
+
+async fn gap_of(flags: &Flags, target: Target, loss: Loss) -> Result<(), String> {
+    let folder = emptied(&flags.folder, &format!("gap-{}", name(target)))?;
+    let number = std::process::id() as u16;
+    let binary = binary(flags, target)?;
+    let mut cluster =
+        Cluster::start(target, &binary, &folder, flags.members, number, false).await?;
+    let gaps = gap::measure(&mut cluster, loss, flags.rounds).await?;
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let line = Line::Gap {
+        target: name(target),
+        commit: ledger::commit(),
+        loss: format!("{loss:?}").to_lowercase(),
+        members: flags.members,
+        rounds: gaps.len(),
+        p50_ms: ms(gap::quantile(&gaps, 0.5)),
+        p99_ms: ms(gap::quantile(&gaps, 0.99)),
+        max_ms: ms(gaps.last().copied().unwrap_or_default()),
+    };
+    let text = serde_json::to_string(&line).map_err(|error| error.to_string())?;
+    print(&format!("{text}\n"));
+    match &flags.ledger {
+        Some(path) => ledger::add(path, &line),
+        None => Ok(()),
+    }
+}
