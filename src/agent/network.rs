@@ -1,7 +1,7 @@
 //! Tells the runtime's network plugins what they are to do with this node's range of pod addresses.
 //!
-//! A bridge on the node, addresses from the range, and what leaves the cluster is masqueraded.
-//! Routes between nodes are another's affair.
+//! A bridge on the node, and addresses from the range. Routes between nodes, and the masquerading of what
+//! leaves the cluster, are others' affairs (`proxy`).
 //! Never: touches a configuration that is not ours; if there is one, it stands.
 
 use std::fs;
@@ -62,7 +62,7 @@ fn configuration(range: &ipnet::IpNet, addresses: &Path) -> Value {
                 "type": "bridge",
                 "bridge": BRIDGE,
                 "isGateway": true,
-                "ipMasq": true,
+                "ipMasq": false,
                 "hairpinMode": true,
                 "ipam": {
                     "type": "host-local",

@@ -266,6 +266,7 @@ impl Master {
         }
         if let Some(node) = settings.node {
             let node = node::Settings { name: settings.name.clone(), ..node };
+            let cluster = origin.settings.clone();
             let stop = stop.clone();
             tasks.start("node", Rule::MayEnd, async move {
                 tokio::select! {
@@ -273,7 +274,7 @@ impl Master {
                     () = stop.cancelled() => return Ok(()),
                 }
                 // Boxed: a whole agent is large.
-                Box::pin(node::beside(node, &server, stop)).await;
+                Box::pin(node::beside(node, cluster, &server, stop)).await;
                 Ok(())
             });
         }

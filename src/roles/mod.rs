@@ -12,5 +12,6 @@ mod backups;
 mod join;
 mod kube;
 mod loops;
+mod network;
 mod place;
 mod strays;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/pki/node/{ca.crt,client.crt,client.key}   whom it believes, and who it is
+//! DIR/pki/node/cluster.json                     the ranges of services and pods
 //! DIR/pki/node/masters.json                     where masters serve, as last told
 //! ```
 //! Keeps: before a master has said yes nothing is written. A node that has joined starts without a
@@ -16,7 +17,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, header};
 use kontiki_api::client::Client;
 use kontiki_api::client::https::Https;
-use kontiki_api::cluster::wire::{JoinNode, NodeJoined, PREFIX};
+use kontiki_api::cluster::wire::{ClusterSettings, JoinNode, NodeJoined, PREFIX};
 use kontiki_api::object::time::Clock;
 use kontiki_api::server::Server;
 use rcgen::{CertificateParams, KeyPair};
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::join::understood;
 use super::master::{Join, Signals};
+use super::network;
 use crate::agent::containerd::{Containerd, Places};
 use crate::agent::cri::client as cri;
 use crate::agent::tunnels::Door;
@@ -39,6 +41,8 @@ const LOGS: &str = "/var/log/pods";
 const NETWORK: &str = "/etc/cni/net.d";
 /// Before a node beside a master is tried again.
 const PAUSE: Duration = Duration::from_secs(10);
+/// The cluster's names end with it.
+const DOMAIN: &str = "cluster.local";
 /// As upstream's kubelet.
 const PODS_MAX: u32 = 110;
 
@@ -64,12 +68,12 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     }
     let mut signals = Signals::new()?;
     let stop = CancellationToken::new();
-    let (client, door) = tokio::select! {
+    let (client, door, cluster) = tokio::select! {
         ways = membership(&settings) => ways?,
         () = signals.next() => return Ok(()),
     };
     let mut tasks = Tasks::new(stop.clone());
-    tasks.start("node", Rule::EndsAll, work(settings, client, door, stop.clone()));
+    tasks.start("node", Rule::EndsAll, work(settings, cluster, client, door, stop.clone()));
     tasks.start("signals", Rule::MayEnd, {
         let stop = stop.clone();
         async move {
@@ -87,7 +91,12 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
 }
 
 /// The node half of a process that is a master as well. A node that cannot run must not end the master.
-pub async fn beside(settings: Settings, server: &Server, stop: CancellationToken) {
+pub async fn beside(
+    settings: Settings,
+    cluster: ClusterSettings,
+    server: &Server,
+    stop: CancellationToken,
+) {
     if !rustix::process::geteuid().is_root() {
         tracing::warn!("a node runs containers, which takes root: only the master is started");
         return;
@@ -95,7 +104,8 @@ pub async fn beside(settings: Settings, server: &Server, stop: CancellationToken
     let client = server.client("kontiki-agent");
     loop {
         let door = Door::Here(server.node_channel(&settings.name));
-        match Box::pin(work(settings.clone(), client.clone(), door, stop.clone())).await {
+        let work = work(settings.clone(), cluster.clone(), client.clone(), door, stop.clone());
+        match Box::pin(work).await {
             Ok(()) => return,
             Err(why) => {
                 tracing::error!(why, "the node beside this master has ended; it is tried again")
@@ -111,6 +121,7 @@ pub async fn beside(settings: Settings, server: &Server, stop: CancellationToken
 /// Runs the agent with a client that may be of this process or not, and a runtime where there is none.
 async fn work(
     settings: Settings,
+    cluster: ClusterSettings,
     client: Client,
     door: Door,
     stop: CancellationToken,
@@ -119,7 +130,8 @@ async fn work(
         .map_err(|why| format!("--container-runtime-endpoint: {why}"))?;
     if asked.exists() || settings.runtime_given {
         let endpoint = settings.runtime.clone();
-        return agent(settings, &endpoint, NETWORK.into(), client, door, stop).await;
+        let network = NETWORK.into();
+        return Box::pin(node(settings, cluster, &endpoint, network, client, door, stop)).await;
     }
     let places = Places::new(&settings.data_dir);
     let network = places.network();
@@ -128,13 +140,36 @@ async fn work(
     tracing::info!(endpoint, "no container runtime was running; this is ours");
     tokio::try_join!(
         containerd.run(stop.clone()),
-        agent(settings, &endpoint, network, client, door, stop),
+        Box::pin(node(settings, cluster, &endpoint, network, client, door, stop)),
     )?;
+    Ok(())
+}
+
+/// The agent, and what makes services reachable from here.
+async fn node(
+    settings: Settings,
+    cluster: ClusterSettings,
+    endpoint: &str,
+    network: PathBuf,
+    client: Client,
+    door: Door,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let parts = network::Parts {
+        node: settings.name.clone(),
+        addresses: vec![settings.address],
+        cluster,
+        domain: DOMAIN.into(),
+    };
+    let dns = parts.dns()?;
+    let parts = network::run(parts, client.clone(), stop.clone());
+    tokio::try_join!(parts, agent(settings, dns, endpoint, network, client, door, stop))?;
     Ok(())
 }
 
 async fn agent(
     settings: Settings,
+    dns: Vec<IpAddr>,
     endpoint: &str,
     network: PathBuf,
     client: Client,
@@ -152,11 +187,11 @@ async fn agent(
             network,
             addresses: settings.data_dir.join("addresses"),
         },
-        dns: Vec::new(),
-        domain: "cluster.local".into(),
+        dns,
+        domain: DOMAIN.into(),
         pods_max: PODS_MAX,
     };
-    agent::run(settings, runtime, client, door, Clock::System, stop).await
+    Box::pin(agent::run(settings, runtime, client, door, Clock::System, stop)).await
 }
 
 /// What a node keeps of having joined.
@@ -164,10 +199,11 @@ struct Membership {
     ca: String,
     me: Credentials,
     masters: Vec<String>,
+    cluster: ClusterSettings,
 }
 
 /// The ways to the masters, for requests and for a session; asked for if there are none yet.
-async fn membership(settings: &Settings) -> Result<(Client, Door), Failure> {
+async fn membership(settings: &Settings) -> Result<(Client, Door, ClusterSettings), Failure> {
     let folder = settings.data_dir.join("pki/node");
     let membership = match read(&folder)? {
         Some(membership) => membership,
@@ -192,7 +228,8 @@ async fn membership(settings: &Settings) -> Result<(Client, Door), Failure> {
         masters.push(join.endpoint.clone());
     }
     let https = Https::new(&masters, &tls, None).map_err(Failure::Run)?;
-    Ok((Client::new(Arc::new(https), "kontiki-agent"), Door::Masters { servers: masters, tls }))
+    let client = Client::new(Arc::new(https), "kontiki-agent");
+    Ok((client, Door::Masters { servers: masters, tls }, membership.cluster))
 }
 
 /// Asks a master for a certificate.
@@ -215,6 +252,7 @@ async fn ask(settings: &Settings, join: &Join) -> Result<Membership, Failure> {
         ca: joined.ca,
         me: Credentials { certificate: joined.certificate, key: key.serialize_pem() },
         masters: joined.masters,
+        cluster: joined.settings,
     })
 }
 
@@ -224,21 +262,30 @@ fn read(folder: &Path) -> Result<Option<Membership>, Failure> {
         return Ok(None);
     }
     let file = |name: &str| pki::read(&folder.join(name));
-    let masters = serde_json::from_str(&file("masters.json")?).map_err(|error| {
-        let path = folder.join("masters.json");
-        Failure::Run(format!("{} cannot be read: {error}", path.display()))
-    })?;
     let me = Credentials { certificate: file("client.crt")?, key: file("client.key")? };
-    Ok(Some(Membership { ca: file("ca.crt")?, me, masters }))
+    Ok(Some(Membership {
+        ca: file("ca.crt")?,
+        me,
+        masters: told(folder, "masters.json")?,
+        cluster: told(folder, "cluster.json")?,
+    }))
+}
+
+fn told<T: serde::de::DeserializeOwned>(folder: &Path, name: &str) -> Result<T, Failure> {
+    let path = folder.join(name);
+    serde_json::from_str(&pki::read(&path)?)
+        .map_err(|error| Failure::Run(format!("{} cannot be read: {error}", path.display())))
 }
 
 fn write(folder: &Path, membership: &Membership) -> Result<(), Failure> {
     pki::make_folder(folder)?;
     let masters = serde_json::to_string(&membership.masters).expect("names are plain text");
+    let cluster = serde_json::to_string(&membership.cluster).expect("ranges are plain text");
     for (name, text, readers) in [
         ("ca.crt", &membership.ca, Readers::Everyone),
         ("client.crt", &membership.me.certificate, Readers::Everyone),
         ("client.key", &membership.me.key, Readers::Owner),
+        ("cluster.json", &cluster, Readers::Everyone),
         ("masters.json", &masters, Readers::Everyone),
     ] {
         pki::replace(&folder.join(name), text, readers)?;
@@ -259,9 +306,14 @@ mod tests {
             ca: "ca".into(),
             me: Credentials { certificate: "certificate".into(), key: "key".into() },
             masters: vec!["https://a:1".into()],
+            cluster: ClusterSettings {
+                service_cidr: "10.43.0.0/16".into(),
+                cluster_cidr: "10.42.0.0/16".into(),
+            },
         };
         write(&folder, &told).unwrap();
         let read = read(&folder).unwrap().unwrap();
         assert_eq!((read.ca, read.me.key, read.masters), (told.ca, told.me.key, told.masters));
+        assert_eq!(read.cluster, told.cluster);
     }
 }

@@ -1,0 +1,88 @@
+//! What makes services reachable from a node: the proxy's rules and the cluster's DNS, on one set of
+//! informers.
+//!
+//! Never: ends the node because the kernel or a program lacks what these need; pods run without it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use kontiki_api::client::Client;
+use kontiki_api::cluster::wire::ClusterSettings;
+use tokio_util::sync::CancellationToken;
+
+use crate::dns;
+use crate::proxy::nft::Nft;
+use crate::proxy::{self, Leaving, kernel};
+use crate::reconcile::Informers;
+
+/// Whom the machine itself asks for names.
+const RESOLVERS: &str = "/etc/resolv.conf";
+
+pub struct Parts {
+    pub node: String,
+    pub addresses: Vec<IpAddr>,
+    pub cluster: ClusterSettings,
+    pub domain: String,
+}
+
+impl Parts {
+    fn ranges(&self) -> Result<(IpNet, IpNet), String> {
+        let range = |text: &str| {
+            text.parse::<IpNet>().map_err(|_| format!("the cluster's range {text:?} is none"))
+        };
+        Ok((range(&self.cluster.service_cidr)?, range(&self.cluster.cluster_cidr)?))
+    }
+
+    /// Whom pods ask for names.
+    ///
+    /// # Errors
+    /// A range of the cluster that is none.
+    pub fn dns(&self) -> Result<Vec<IpAddr>, String> {
+        Ok(dns::address(&self.ranges()?.0).into_iter().collect())
+    }
+}
+
+/// Runs both until `stop`. The proxy's rules stay.
+pub async fn run(parts: Parts, client: Client, stop: CancellationToken) -> Result<(), String> {
+    let (services, pods) = parts.ranges()?;
+    let own = parts.dns()?;
+    let client = client.named("kontiki-network");
+    let informers = Informers::new(client.clone());
+    let names = dns::Settings {
+        domain: parts.domain,
+        listen: own.iter().map(|address| SocketAddr::new(*address, dns::PORT)).collect(),
+        addresses: dns::Addresses::Ours,
+        ranges: vec![services, pods],
+        servers: dns::Servers::File(RESOLVERS.into()),
+    };
+    let names = dns::run(names, informers.clone(), stop.clone());
+    let rules = {
+        let (informers, stop) = (informers.clone(), stop.clone());
+        async move {
+            let bridged = match kernel::prepare().await {
+                Ok(bridged) => bridged,
+                Err(error) => {
+                    tracing::error!(error, "services are not reached from this node");
+                    return Ok(());
+                }
+            };
+            let settings = proxy::Settings {
+                node: parts.node,
+                addresses: parts.addresses,
+                cluster_cidrs: vec![pods],
+                service_cidrs: vec![services],
+                own,
+                bridged,
+                leaving: Leaving::Masqueraded,
+                nft: Nft::here(),
+            };
+            proxy::run(settings, client, informers, stop).await
+        }
+    };
+    let watch = async {
+        informers.run(stop.clone()).await;
+        Ok(())
+    };
+    tokio::try_join!(names, rules, watch)?;
+    Ok(())
+}
