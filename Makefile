@@ -21,7 +21,7 @@ build: setup ## build the release binary: target/release/kontiki
 	@$(WITH) cargo build --release
 
 .PHONY: run
-run: build ## build and start a one-machine cluster in the foreground, so far its master (ARGS="...")
+run: build ## build and start a one-machine cluster in the foreground (ARGS="...")
 	@target/release/kontiki start $(ARGS)
 
 .PHONY: test

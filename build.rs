@@ -49,5 +49,7 @@ fn demo() -> Result<(), Box<dyn Error>> {
     if status.success() {
         return Ok(());
     }
-    Err(format!("{DEMO} does not compile to a static program; is the C library for it (Debian: libc6-dev) there?").into())
+    let why =
+        "does not compile to a static program; is the C library for it there (Debian: libc6-dev)?";
+    Err(format!("{DEMO} {why}").into())
 }

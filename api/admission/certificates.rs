@@ -7,7 +7,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::pem::parse_x509_pem;
 use x509_parser::prelude::FromDer;
@@ -43,11 +43,41 @@ fn signer(object: &Value) -> &str {
     object["spec"]["signerName"].as_str().unwrap_or_default()
 }
 
+/// Writes down who asks, in the place of whatever the request says of that.
+fn tell_requester(spec: &mut Value, user: &User) {
+    let Some(spec) = spec.as_object_mut() else { return };
+    for field in ["username", "uid", "groups", "extra"] {
+        spec.remove(field);
+    }
+    spec.insert("username".into(), user.name.clone().into());
+    if !user.uid.is_empty() {
+        spec.insert("uid".into(), user.uid.clone().into());
+    }
+    if !user.groups.is_empty() {
+        spec.insert("groups".into(), user.groups.clone().into());
+    }
+    if !user.extra.is_empty() {
+        let extra = user.extra.iter();
+        let extra: Map<String, Value> =
+            extra.map(|(key, values)| (key.clone(), values.clone().into())).collect();
+        spec.insert("extra".into(), extra.into());
+    }
+}
+
 pub(super) struct Approval(pub(super) Arc<dyn Authorizer>);
 
 impl Plugin for Approval {
     fn name(&self) -> &'static str {
         "CertificateApproval"
+    }
+
+    /// Whoever signs must know who asked, so nobody can say that for themselves.
+    fn mutate<'a>(&'a self, attempt: &'a mut Attempt<'_>) -> Done<'a> {
+        let asks = attempt.operation == Operation::Create && attempt.is_of(GROUP, REQUESTS);
+        if let Some(object) = attempt.object.as_mut().filter(|it| asks && it["spec"].is_object()) {
+            tell_requester(&mut object["spec"], attempt.user);
+        }
+        Box::pin(async { Ok(()) })
     }
 
     fn validate<'a>(&'a self, attempt: &'a mut Attempt<'_>) -> Done<'a> {

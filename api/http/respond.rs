@@ -260,7 +260,8 @@ impl Chunks {
         match self.shape {
             Shape::Whole => self.listing.opening(),
             Shape::Table(version) => format!(
-                "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{metadata},\
+                "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{version}\",\
+                 \"metadata\":{metadata},\
                  \"columnDefinitions\":{},\"rows\":[",
                 self.tables.columns()
             ),

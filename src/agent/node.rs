@@ -1,7 +1,8 @@
 //! The node's own object: that it is there, what it has, how it is, and that it lives.
 //!
 //! Keeps: the Lease `kube-node-lease/NAME` is renewed every 10 s; the status is told when it
-//! changed, and every five minutes. A node that is not ready looks again sooner. Labels and taints that others have set stay.
+//! changed, and every five minutes. A node that is not ready looks again sooner.
+//! Labels and taints that others have set stay.
 //! Never: registers over a node of another machine's without telling.
 
 use std::collections::BTreeMap;

@@ -28,7 +28,8 @@ pub struct Folder {
 
 #[derive(Args)]
 #[command(after_help = "\
-Do it for every master, restart each, and wait until `kontiki status` is content before the next step.
+Do it for every master, restart each, and wait until `kontiki status` is content before the next
+step.
 
 Examples:
   kontiki ca new /root/new-cas

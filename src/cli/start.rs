@@ -27,17 +27,18 @@ pub struct Start {
     role: Option<Role>,
 }
 
-#[derive(Subcommand)]
-enum Role {
-    /// Start a master: store, API, controllers and scheduler
-    #[command(after_help = "\
+const EXAMPLES: &str = "\
 Examples:
   kontiki start master
   kontiki start master --join https://m1:6443 --token K1...
   kontiki start master api
   kontiki start master controllers --kubeconfig admin.conf --controllers '*,-ttl-controller'
-  kontiki start master --write-config /etc/kontiki.yaml")]
-    #[command(after_long_help = roster())]
+  kontiki start master --write-config /etc/kontiki.yaml";
+
+#[derive(Subcommand)]
+enum Role {
+    /// Start a master: store, API, controllers and scheduler
+    #[command(after_help = EXAMPLES, after_long_help = examples_and_roster())]
     Master(Master),
     /// Start a node: it runs pods
     #[command(after_help = "\
@@ -163,9 +164,9 @@ fn run(role: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     ended
 }
 
-/// The list of controllers, for the help.
-fn roster() -> String {
-    format!("Controllers (--controllers):\n{}", crate::controllers::roster())
+/// The same with the list of controllers, for those who want to read long.
+fn examples_and_roster() -> String {
+    format!("Controllers (--controllers):\n{}\n{EXAMPLES}", crate::controllers::roster())
 }
 
 /// Leaves out of each role's help what is not its own.

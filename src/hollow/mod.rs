@@ -5,7 +5,8 @@
 //! while it runs; without any it runs and is ready at once. An annotation on a node makes it fall silent.
 //!
 //! Keeps: what is reported follows from the pod alone, but for delays, which count from when this process
-//! saw it first; a new process goes on where another stopped. A node that somebody deletes does not come back by itself, as with a real one.
+//! saw it first; a new process goes on where another stopped. A node that somebody deletes does not come
+//! back by itself, as with a real one.
 //! Never: runs anything; has a port; sees another node's pods as its own.
 
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Where a master comes from: founded a cluster, or joined one. Kept in `pki/origin.json`.
 //!
 //! Keeps: it appears together with the CAs, before the directory has an owner, and never changes but for
-//! a new id after amnesia, and for the ids that are passed over after a recovery by force. What it says decides whether a blank store is founded anew or filled by the
-//! others: a joiner never founds a cluster.
+//! a new id after amnesia, and for the ids that are passed over after a recovery by force. What it says decides
+//! whether a blank store is founded anew or filled by the others: a joiner never founds a cluster.
 
 use std::fs;
 use std::path::Path;

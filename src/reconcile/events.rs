@@ -1,11 +1,12 @@
 //! Tells people what loops do, as Events beside the objects concerned.
 //!
-//! Keeps: the same thing said again raises a count instead of making an object; a source that talks too
-//! much about one object is silenced for a while (upstream's `EventCorrelator`: 25 at once, then one in
-//! five minutes).
+//! Keeps: the same thing said again raises a count instead of making an object, and so do things that are
+//! much alike, after the first ten (a name that differs each time in what an error says); a source that
+//! talks too much about one object is silenced for a while (upstream's `EventCorrelator`: 25 at once, then
+//! one in five minutes).
 //! Never: holds up a loop. What does not fit the queue is dropped and counted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,10 @@ use tokio_util::sync::CancellationToken;
 const QUEUE_MAX: usize = 1000;
 const BURST: f64 = 25.0;
 const REFILL: Duration = Duration::from_secs(300);
+/// So many messages for one reason are told apart within as long.
+const ALIKE_MAX: usize = 10;
+const ALIKE_FOR: Duration = Duration::from_secs(600);
+const COMBINED: &str = "(combined from similar events): ";
 /// Things said that are remembered, to be counted when they are said again.
 const REMEMBERED_MAX: usize = 4096;
 
@@ -57,6 +62,16 @@ pub struct Writer {
     queue: mpsc::Receiver<Said>,
     known: HashMap<Sameness, Known>,
     budgets: HashMap<(String, String), Budget>,
+    alike: HashMap<Kindred, Alike>,
+}
+
+/// Who says it of which object, and why: all but the message.
+type Kindred = (String, String, String);
+
+/// What was said so far that is alike.
+struct Alike {
+    messages: HashSet<String>,
+    last: Instant,
 }
 
 type Sameness = (String, String, String, String, String);
@@ -77,7 +92,13 @@ struct Budget {
 #[must_use]
 pub fn recorder(client: Client, clock: Clock) -> (Recorder, Writer) {
     let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-    let writer = Writer { client, queue: receiver, known: HashMap::new(), budgets: HashMap::new() };
+    let writer = Writer {
+        client,
+        queue: receiver,
+        known: HashMap::new(),
+        budgets: HashMap::new(),
+        alike: HashMap::new(),
+    };
     (Recorder { component: "kontiki".into(), clock, queue: sender }, writer)
 }
 
@@ -152,9 +173,17 @@ impl Writer {
         if !self.within_budget(&said) {
             return;
         }
-        let same = sameness(&said);
+        let (same, message) = match self.combine(&said) {
+            true => {
+                let combined = format!("{COMBINED}{}", said.message);
+                (sameness(&Said { message: COMBINED.into(), ..said.clone() }), combined)
+            }
+            false => (sameness(&said), said.message.clone()),
+        };
+        let said = Said { message, ..said };
         if let Some(known) = self.known.get_mut(&same) {
-            let patch = json!({"count": known.count + 1, "lastTimestamp": said.at.rfc3339()});
+            let patch = json!({"count": known.count + 1, "lastTimestamp": said.at.rfc3339(),
+                "message": said.message});
             let (namespace, name) = (known.namespace.clone(), known.name.clone());
             let result =
                 self.client.patch::<Event>(&namespace, &name, PatchKind::Merge, &patch, None).await;
@@ -195,6 +224,30 @@ impl Writer {
             last: Instant::now(),
         };
         self.known.insert(same, known);
+    }
+
+    /// Whether so much was said that is alike that this is not told apart any more.
+    fn combine(&mut self, said: &Said) -> bool {
+        if self.alike.len() >= REMEMBERED_MAX {
+            self.alike.retain(|_, alike| alike.last.elapsed() < ALIKE_FOR);
+        }
+        let uid = said.about.uid.clone().unwrap_or_default();
+        let kindred = (said.component.to_string(), uid, said.reason.clone());
+        let now = Instant::now();
+        let fresh = || Alike { messages: HashSet::new(), last: now };
+        let alike = self.alike.entry(kindred).or_insert_with(fresh);
+        if alike.last.elapsed() >= ALIKE_FOR {
+            alike.messages.clear();
+        }
+        alike.last = now;
+        if alike.messages.contains(&said.message) {
+            return false;
+        }
+        let many = alike.messages.len() >= ALIKE_MAX;
+        if !many {
+            alike.messages.insert(said.message.clone());
+        }
+        many
     }
 
     fn within_budget(&mut self, said: &Said) -> bool {
@@ -263,6 +316,9 @@ fn crc(text: &str) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Namespace;
+    use kontiki_api::sandbox::Sandbox;
+
     use super::*;
 
     #[test]
@@ -286,5 +342,29 @@ mod tests {
         assert!(event.metadata.name.unwrap().starts_with("web-1."));
         assert_eq!(event.type_.as_deref(), Some("Warning"));
         assert_eq!(event.action.as_deref(), Some("Scheduling"));
+    }
+
+    #[tokio::test]
+    async fn what_is_much_alike_becomes_one_event_that_counts() {
+        let sandbox = Sandbox::start().await;
+        let client = sandbox.client();
+        let (recorder, writer) = recorder(client.clone(), Clock::System);
+        let about: Namespace = client.get("", "default").await.unwrap();
+        for number in 0..15 {
+            recorder.warning(&about, "FailedCreate", format!("pod web-{number} is not let in"));
+        }
+        drop(recorder);
+        // It ends when everything is written.
+        writer.run(CancellationToken::new()).await;
+        let mut events = client.list::<Event>("default", Default::default()).await.unwrap().items;
+        events.retain(|event| event.reason.as_deref() == Some("FailedCreate"));
+        assert_eq!(events.len(), ALIKE_MAX + 1);
+        let combined = |event: &&Event| {
+            event.message.as_deref().is_some_and(|message| message.starts_with(COMBINED))
+        };
+        let combined: Vec<_> = events.iter().filter(combined).collect();
+        assert_eq!((combined.len(), combined[0].count), (1, Some(5)));
+        assert!(combined[0].message.as_deref().unwrap().ends_with("pod web-14 is not let in"));
+        sandbox.stop().await;
     }
 }

@@ -120,11 +120,20 @@ impl Elector {
 
     /// Returns when the lease is ours.
     async fn acquire(&self, observed: &mut Observed) {
+        let mut said = String::new();
         loop {
             match self.attempt(observed).await {
                 Ok(true) => return,
-                Ok(false) => {}
-                Err(status) => tracing::debug!(lease = self.name, %status, "no lease yet"),
+                Ok(false) => said.clear(),
+                // Another was quicker.
+                Err(status) if status.is(Reason::Conflict) || status.is(Reason::AlreadyExists) => {}
+                Err(status) => {
+                    // Told once, and not every two seconds.
+                    if said != status.message() {
+                        tracing::warn!(lease = self.name, %status, "cannot ask for the lease");
+                        said = status.message().to_owned();
+                    }
+                }
             }
             tokio::time::sleep(RETRY_PERIOD).await;
         }

@@ -11,6 +11,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header};
 use kontiki_api::client::Client;
@@ -36,6 +37,8 @@ use crate::tasks::{Rule, Tasks};
 const LOGS: &str = "/var/log/pods";
 /// Where a runtime of the system looks for the network's configuration.
 const NETWORK: &str = "/etc/cni/net.d";
+/// Before a node beside a master is tried again.
+const PAUSE: Duration = Duration::from_secs(10);
 /// As upstream's kubelet.
 const PODS_MAX: u32 = 110;
 
@@ -90,9 +93,18 @@ pub async fn beside(settings: Settings, server: &Server, stop: CancellationToken
         return;
     }
     let client = server.client("kontiki-agent");
-    let door = Door::Here(server.node_channel(&settings.name));
-    if let Err(why) = work(settings, client, door, stop).await {
-        tracing::error!(why, "there is no node beside this master");
+    loop {
+        let door = Door::Here(server.node_channel(&settings.name));
+        match Box::pin(work(settings.clone(), client.clone(), door, stop.clone())).await {
+            Ok(()) => return,
+            Err(why) => {
+                tracing::error!(why, "the node beside this master has ended; it is tried again")
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = stop.cancelled() => return,
+        }
     }
 }
 

@@ -52,7 +52,7 @@ async fn an_operator_of_kopf_works() {
 }
 
 #[tokio::test]
-async fn helm_as_a_library_installs_upgrades_and_goes_back() {
+async fn helm_as_a_library_installs_upgrades_and_takes_away() {
     walk("python", "helm_walk.py").await;
 }
 

@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 
 const CASES: u64 = 1500;
 /// Longest input that mutation makes.
-const BYTES_MAX: usize = 4096;
+const BYTES_MAX: usize = 16 << 10;
 
 fn number(name: &str, default: u64) -> u64 {
     env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)

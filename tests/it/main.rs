@@ -4,6 +4,7 @@
 #[path = "../etcd/printed.rs"]
 mod printed;
 #[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "other suites use what this one does not")]
 mod support;
 
 mod certificates;

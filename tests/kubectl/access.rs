@@ -88,7 +88,7 @@ async fn a_request_for_a_certificate_is_approved_or_denied() {
             kubectl.shows(&["certificate", verb, &name], &["certificatesigningrequest", &name]);
             let path = "jsonpath={.status.conditions[*].type}";
             kubectl.says(&["get", "csr", &name, "-o", path], condition);
-            kubectl.shows(&["describe", "csr", &name], &["Requesting User:     kubernetes-admin"]);
+            kubectl.shows(&["describe", "csr", &name], &["kubernetes-admin"]);
             kubectl.run(&["delete", "csr", &name]).good();
         }
     })

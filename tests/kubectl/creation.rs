@@ -85,7 +85,7 @@ async fn files_and_runs_become_objects() {
             &["serviceAccountName: default", "tolerationSeconds: 300", "schedulerName: default"],
         );
         kubectl.fails(&["get", "pod", "q"], &["NotFound"]);
-        let alone = r#"{"spec":{"automountServiceAccountToken":false}}"#;
+        let alone = r#"{"apiVersion":"v1","spec":{"automountServiceAccountToken":false}}"#;
         kubectl.run(&["run", "alone", "--image=i", "--overrides", alone]).good();
         kubectl.says(&["get", "pod", "alone", "-o", "jsonpath={.spec.volumes}"], "");
         let range = "apiVersion: v1\nkind: LimitRange\nmetadata: {name: r}\nspec:\n  limits:\n  \
@@ -104,7 +104,7 @@ async fn files_and_runs_become_objects() {
             - {apiVersion: v1, kind: Secret, metadata: {name: plain}, stringData: {a: b}}\n";
         let created = kubectl.feed(&["create", "-f", "-"], list).good();
         let lines: Vec<&str> = created.out.lines().collect();
-        assert!(lines[0].starts_with("configmap/made-") && lines[0].len() == 29, "{lines:?}");
+        assert!(lines[0].starts_with("configmap/made-") && lines[0].len() == 28, "{lines:?}");
         assert_eq!(lines[1], "secret/plain created");
         kubectl.says(&["get", "secret", "plain", "-o", "jsonpath={.data}"], r#"{"a":"Yg=="}"#);
     })

@@ -11,14 +11,16 @@ async fn objects_are_described_from_all_that_belongs_to_them() {
         kubectl.run(&["create", "secret", "generic", "s", "--from-literal=key=value"]).good();
         kubectl.run(&["create", "quota", "q", "--hard=pods=50"]).good();
         kubectl.until(&["describe", "deployment", "web"], |said| {
-            said.out.contains("NewReplicaSet:   web-") && said.out.contains("ScalingReplicaSet")
+            said.out.contains("NewReplicaSet:")
+                && said.out.contains("web-")
+                && said.out.contains("ScalingReplicaSet")
         });
         let pods = kubectl.until(&["get", "pods", "-o", "name"], |said| !said.out.is_empty());
         kubectl.shows(
             &["describe", pods.out.trim()],
-            &["Service Account:  default", "Controlled By:  ReplicaSet/web-", "kube-api-access-"],
+            &["Service Account:  default", "ReplicaSet/web-", "kube-api-access-"],
         );
-        kubectl.shows(&["describe", "service", "web"], &["Selector:                 app=web"]);
+        kubectl.shows(&["describe", "service", "web"], &["app=web"]);
         kubectl.shows(&["describe", "secret", "s"], &["key:  5 bytes"]);
         kubectl.until(&["describe", "quota", "q"], |said| {
             said.rows().iter().any(|row| row.as_slice() == ["pods", "1", "50"])

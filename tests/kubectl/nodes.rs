@@ -16,7 +16,7 @@ async fn a_node_is_cordoned_tainted_and_drained() {
         kubectl.says(&["taint", "node", &node, "a=b:NoSchedule"], &format!("node/{node} tainted"));
         kubectl.fails(&["taint", "node", &node, "a=c:NoSchedule"], &["already has"]);
         kubectl.says(&["taint", "node", &node, "a-"], &format!("node/{node} untainted"));
-        kubectl.shows(&["describe", "node", &node], &["Unschedulable:      true"]);
+        kubectl.shows(&["describe", "node", &node], &["Unschedulable:", "true"]);
         let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
             "spec": {"nodeName": node, "terminationGracePeriodSeconds": 0,
                 "containers": [{"name": "c", "image": "i"}]}});

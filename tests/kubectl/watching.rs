@@ -32,12 +32,15 @@ async fn kubectl_waits_for_what_is_to_be() {
     .await;
 }
 
+/// Of an event, and of the object in it.
+const COLUMNS: &str = "custom-columns=TYPE:.type,NAME:.object.metadata.name,A:.object.data.a";
+
 #[tokio::test]
 async fn every_change_of_what_is_watched_is_printed() {
     tour(|kubectl| {
         kubectl.run(&["create", "configmap", "m", "--from-literal=a=0"]).good();
         let command = ["get", "cm", "-w", "--output-watch-events", "-l", "!hidden"];
-        let columns = ["-o", "custom-columns=NAME:.metadata.name,A:.data.a", "--no-headers"];
+        let columns = ["-o", COLUMNS, "--no-headers"];
         let mut watch = kubectl.command(&[]);
         watch.args(command).args(columns).arg("--request-timeout=0");
         let mut child = watch.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();

@@ -158,9 +158,7 @@ impl Tour {
         labels: &'a str,
         count: usize,
     ) -> impl Future<Output = Vec<Value>> + 'a {
-        self.until_all::<Pod>(labels, move |pods| {
-            pods.len() == count && pods.iter().all(|pod| is_ready(pod))
-        })
+        self.until_all::<Pod>(labels, move |pods| pods.len() == count && pods.iter().all(is_ready))
     }
 
     /// Follows all pods of the namespace from now on, and looks at them together after each change. It goes
@@ -201,7 +199,7 @@ pub struct Witness {
 impl Witness {
     /// Nothing that must not be was seen, and something was seen.
     #[track_caller]
-    pub fn is_content(self) {
+    pub fn end(self) {
         self.stop.cancel();
         let (changes, complaints) = &*self.seen.lock();
         assert!(*changes > 0, "nothing happened");

@@ -28,7 +28,7 @@ async fn a_deployment_is_rolled_out_looked_back_on_and_taken_back() {
     tour.run("set image deployment/web web=web:2").await;
     tour.run("annotate deployment/web kubernetes.io/change-cause=the-second").await;
     tour.run("rollout status deployment/web --timeout=60s").await;
-    witness.is_content();
+    witness.end();
     let pods = tour.until_ready("app=web", 3).await;
     assert!(pods.iter().all(|pod| image(pod) == "web:2"), "{pods:?}");
 

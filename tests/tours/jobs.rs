@@ -31,7 +31,7 @@ async fn jobs_complete_fail_wait_and_count_their_indexes() {
         .await;
     tour.kubectl.apply(&job("sum", json!({"does": "succeed", "after": "100ms"}), spec)).await;
     tour.run("wait --for=condition=complete job/sum --timeout=60s").await;
-    witness.is_content();
+    witness.end();
     let done = tour.get::<Job>("sum").await.unwrap();
     assert_eq!(done["status"]["succeeded"], 4);
     assert!(tour.run("get job sum").await.contains("4/4"));

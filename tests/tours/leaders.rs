@@ -96,7 +96,7 @@ async fn rollouts_and_drains_end_well_though_the_leader_is_killed_in_each() {
         tour.cluster.masters[leader].start_ready().await;
         tour.cluster.masters[leader].until_voters(3).await;
     }
-    witness.is_content();
+    witness.end();
     // Nothing is left that nobody owns.
     let uid = |object: &Value| object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
     let mut owners: HashSet<String> = tour.list::<ReplicaSet>("").await.iter().map(uid).collect();

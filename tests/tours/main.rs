@@ -2,6 +2,7 @@
 //! test is one tour. Needs kubectl (`.ci/setup`).
 
 #[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "other suites use what this one does not")]
 mod support;
 
 mod bed;

@@ -41,8 +41,11 @@ async fn adopts_and_releases(tour: &Tour, kind: &str, app: &str, object: Value) 
             .await
             .is_err()
     );
+    let pods = tour.list::<Pod>(&labels).await;
     let patch = "{\"metadata\":{\"annotations\":{\"patched\":\"yes\"}}}";
-    tour.run(&format!("patch pod -l {labels} -p {patch}")).await;
+    tour.run(&format!("patch pod {} -p {patch}", name(&pods[0]))).await;
+    tour.until::<Pod>(name(&pods[0]), |pod| pod["metadata"]["annotations"]["patched"] == "yes")
+        .await;
     tour.run(&format!("delete {kind} {app}")).await;
     tour.until_all::<Pod>(&labels, <[_]>::is_empty).await;
 }

@@ -106,7 +106,7 @@ async fn a_more_important_pod_takes_the_place_of_a_less_important_one() {
     tour.kubectl.apply(&pod("bystander", spec("1", "low"))).await;
     placed(&tour, "bystander").await;
     tour.kubectl.apply(&pod("mighty", spec("6", "high"))).await;
-    let victim = tour.until::<Pod>("victim", |pod| is_going(pod)).await;
+    let victim = tour.until::<Pod>("victim", is_going).await;
     assert!(is_true(&victim, "DisruptionTarget"), "{victim:#}");
     assert!(victim.to_string().contains("PreemptionByScheduler"), "{victim:#}");
     tour.run("patch pod victim --type=merge -p {\"metadata\":{\"finalizers\":null}}").await;

@@ -41,7 +41,7 @@ async fn a_stateful_set_goes_up_over_and_down_one_by_one() {
     };
     tour.kubectl.apply(&set("db:1")).await;
     tour.run("rollout status statefulset/db --timeout=60s").await;
-    witness.is_content();
+    witness.end();
     let pods = tour.until_ready("app=db", 3).await;
     assert_eq!(pods.iter().map(name).collect::<Vec<_>>(), ["db-0", "db-1", "db-2"]);
     let claims = tour.list::<PersistentVolumeClaim>("").await;
@@ -75,7 +75,7 @@ async fn a_stateful_set_goes_up_over_and_down_one_by_one() {
         .await;
     tour.run("scale statefulset db --replicas=1").await;
     tour.until_all::<Pod>("app=db", |pods| pods.len() == 1 && name(&pods[0]) == "db-0").await;
-    witness.is_content();
+    witness.end();
     assert_eq!(tour.list::<PersistentVolumeClaim>("").await.len(), 3);
     tour.until::<StatefulSet>("db", |set| set["status"]["availableReplicas"] == 1).await;
 }

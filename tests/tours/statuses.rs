@@ -55,6 +55,9 @@ async fn a_status_that_is_reckoned_comes_back_whatever_is_written_there() {
     tour.run("create poddisruptionbudget b --selector=app=none --min-available=1").await;
     let wrong = json!({"status": {"hard": {"pods": "99"}, "used": {"pods": "42"}}});
     tour.run(&format!("patch quota q --subresource=status --type=merge -p {wrong}")).await;
+    // It is counted anew when something is gone, and now and then.
+    tour.run("create configmap passing").await;
+    tour.run("delete configmap passing").await;
     let wrong = json!({"status": {"expectedPods": 42}});
     tour.run(&format!("patch pdb b --subresource=status --type=merge -p {wrong}")).await;
     wait_for("what is true", || async {

@@ -19,7 +19,7 @@ pub(super) fn claim(object: &Value) -> Vec<Cause> {
 
 pub(super) fn check_spec(spec: &Field<'_>, found: &mut Found) {
     let access = spec.at("accessModes");
-    if access.len() == 0 {
+    if access.is_empty() {
         found.push(access.required("at least 1 access mode is required"));
     }
     check_access(&access, found);
@@ -116,7 +116,7 @@ pub(super) fn volume(object: &Value) -> Vec<Cause> {
     let mut found = Found::new();
     let spec = Field::of(object).at("spec");
     let access = spec.at("accessModes");
-    if access.len() == 0 {
+    if access.is_empty() {
         found.push(access.required(""));
     }
     check_access(&access, &mut found);

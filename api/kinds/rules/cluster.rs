@@ -111,7 +111,7 @@ pub(super) fn signing_request(object: &Value) -> Vec<Cause> {
     let spec = Field::of(object).at("spec");
     spec.at("request").must_not_be_empty(&mut found);
     let usages = spec.at("usages");
-    if usages.len() == 0 {
+    if usages.is_empty() {
         found.push(usages.required("usages must be specified"));
     }
     let signer = spec.at("signerName");

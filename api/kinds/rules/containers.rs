@@ -17,7 +17,7 @@ const PROBES: &[&str] = &["livenessProbe", "readinessProbe", "startupProbe"];
 pub(super) fn check(spec: &Field<'_>, volumes: &Volumes, found: &mut Found) {
     let (usual, first) = (spec.at("containers"), spec.at("initContainers"));
     let ephemeral = spec.at("ephemeralContainers");
-    if usual.len() == 0 {
+    if usual.is_empty() {
         found.push(usual.required(""));
     }
     for container in usual.items() {

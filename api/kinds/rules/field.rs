@@ -1,7 +1,7 @@
 //! A field of an object: where it is, and what is there; and what may be wrong with it.
 //!
-//! Keeps: a cause names the field by the path that upstream's clients know (`spec.ports[0].name`), and says what
-//! is wrong in upstream's words.
+//! Keeps: a cause names the field by the path that upstream's clients know (`spec.ports[0].name`), and says
+//! what is wrong in upstream's words.
 
 use serde_json::{Map, Value};
 
@@ -216,9 +216,9 @@ impl<'a> Field<'a> {
         for requirement in self.at("matchExpressions").items() {
             let values = requirement.at("values");
             match requirement.at("operator").text() {
-                "In" | "NotIn" if values.len() == 0 => found
+                "In" | "NotIn" if values.is_empty() => found
                     .push(values.required("must be specified when `operator` is 'In' or 'NotIn'")),
-                "Exists" | "DoesNotExist" if values.len() > 0 => found.push(values.forbidden(
+                "Exists" | "DoesNotExist" if !values.is_empty() => found.push(values.forbidden(
                     "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
                 )),
                 "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
@@ -245,7 +245,7 @@ impl<'a> Field<'a> {
     }
 
     pub fn quantity(&self) -> Option<Quantity> {
-        Quantity::from_json(self.value).ok()
+        self.is_set().then(|| Quantity::from_json(self.value).ok()).flatten()
     }
 
     pub fn quantity_must_not_be_negative(&self, found: &mut Found) {

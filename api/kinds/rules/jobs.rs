@@ -95,14 +95,14 @@ fn check_rule(rule: &Field<'_>, found: &mut Found) {
             field: rule.path.clone(),
         });
     };
-    match (codes.is_set(), conditions.len() > 0) {
+    match (codes.is_set(), !conditions.is_empty()) {
         (true, true) => say("specifying both OnExitCodes and OnPodConditions is not supported"),
         (false, false) => say("specifying one of OnExitCodes and OnPodConditions is required"),
         _ => {}
     }
     if codes.is_set() {
         codes.at("operator").must_be_one_of(&["In", "NotIn"], found);
-        if codes.at("values").len() == 0 {
+        if codes.at("values").is_empty() {
             found.push(codes.at("values").invalid("at least one value is required"));
         }
     }

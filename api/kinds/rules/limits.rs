@@ -59,10 +59,10 @@ pub(super) fn quota(object: &Value) -> Vec<Cause> {
         it.at("scopeName").must_be_one_of(SCOPES, &mut found);
         let (operator, values) = (it.at("operator"), it.at("values"));
         match operator.text() {
-            "In" | "NotIn" if values.len() == 0 => found.push(values.required(
+            "In" | "NotIn" if values.is_empty() => found.push(values.required(
                 "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
             )),
-            "Exists" | "DoesNotExist" if values.len() > 0 => found.push(values.invalid(
+            "Exists" | "DoesNotExist" if !values.is_empty() => found.push(values.invalid(
                 "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
             )),
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}

@@ -48,7 +48,7 @@ impl Rules {
         Rules { change: Some(change), ..self }
     }
 
-    fn new(self, new: fn(&Value) -> Vec<Cause>) -> Rules {
+    fn first(self, new: fn(&Value) -> Vec<Cause>) -> Rules {
         Rules { new: Some(new), ..self }
     }
 
@@ -72,7 +72,7 @@ pub(super) fn of(group: &str, version: &str, kind: &str) -> Rules {
     match (group, kind) {
         ("", "ConfigMap") => Rules::of(contents::config_map).and(contents::config_map_change),
         ("", "Secret") => Rules::of(contents::secret).and(contents::secret_change),
-        ("", "Pod") => Rules::of(pod::pod).new(pod::new_pod).and(pod::change),
+        ("", "Pod") => Rules::of(pod::pod).first(pod::new_pod).and(pod::change),
         ("", "PodTemplate") => Rules::of(pod::pod_template),
         ("", "Service") => Rules::of(service::service).and(service::change).keep(service::keep),
         ("", "ReplicationController") => Rules::of(workloads::replication_controller),

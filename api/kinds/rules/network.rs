@@ -17,7 +17,7 @@ pub(super) fn ingress(object: &Value) -> Vec<Cause> {
     let mut found = Found::new();
     let spec = Field::of(object).at("spec");
     let (rules, default) = (spec.at("rules"), spec.at("defaultBackend"));
-    if rules.len() == 0 && !default.is_set() {
+    if rules.is_empty() && !default.is_set() {
         let why = "either `defaultBackend` or `rules` must be specified";
         found.push(causes::invalid(&spec.path, rules.value, why));
     }
@@ -32,7 +32,7 @@ pub(super) fn ingress(object: &Value) -> Vec<Cause> {
         check_host(&host, &mut found);
         if rule.at("http").is_set() {
             let paths = rule.at("http.paths");
-            if paths.len() == 0 {
+            if paths.is_empty() {
                 found.push(paths.required(""));
             }
             for path in paths.items() {
@@ -308,7 +308,7 @@ pub(super) fn endpoint_slice(object: &Value) -> Vec<Cause> {
     }
     for endpoint in slice.at("endpoints").items() {
         let addresses = endpoint.at("addresses");
-        if addresses.len() == 0 {
+        if addresses.is_empty() {
             found.push(addresses.required("must contain at least 1 address"));
         } else if addresses.len() > 100 {
             found.push(causes::too_many(&addresses.path, addresses.len(), 100));

@@ -30,10 +30,10 @@ pub(super) fn pod(object: &Value) -> Vec<Cause> {
 pub(super) fn new_pod(object: &Value) -> Vec<Cause> {
     let mut found = Found::new();
     let spec = Field::of(object).at("spec");
-    if spec.at("ephemeralContainers").len() > 0 {
+    if !spec.at("ephemeralContainers").is_empty() {
         found.push(spec.at("ephemeralContainers").forbidden("cannot be set on create"));
     }
-    if spec.at("schedulingGates").len() > 0 && !spec.at("nodeName").is_empty() {
+    if !spec.at("schedulingGates").is_empty() && !spec.at("nodeName").is_empty() {
         let why = "cannot be set until all schedulingGates have been cleared";
         found.push(spec.at("nodeName").forbidden(why));
     }
@@ -53,7 +53,7 @@ pub(super) fn template(template: &Field<'_>, claims: &[&str], found: &mut Found)
     annotations.renamed(&template.at("annotations").path).must_be_annotations(found);
     let spec = template.at("spec");
     check_spec(&spec, claims, found);
-    if spec.at("ephemeralContainers").len() > 0 {
+    if !spec.at("ephemeralContainers").is_empty() {
         let why = "ephemeral containers not allowed in pod template";
         found.push(spec.at("ephemeralContainers").forbidden(why));
     }
@@ -115,7 +115,7 @@ fn check_spec(spec: &Field<'_>, claims: &[&str], found: &mut Found) {
     for gate in spec.at("readinessGates").items() {
         gate.at("conditionType").must_be_qualified(found);
     }
-    if spec.at("dnsPolicy").text() == "None" && spec.at("dnsConfig.nameservers").len() == 0 {
+    if spec.at("dnsPolicy").text() == "None" && spec.at("dnsConfig.nameservers").is_empty() {
         let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
         found.push(spec.at("dnsConfig.nameservers").required(why));
     }
@@ -188,7 +188,7 @@ fn check_affinity(affinity: &Field<'_>, found: &mut Found) {
     let required = node.at("requiredDuringSchedulingIgnoredDuringExecution");
     if required.is_set() {
         let terms = required.at("nodeSelectorTerms");
-        if terms.len() == 0 {
+        if terms.is_empty() {
             found.push(terms.required("must have at least one node selector term"));
         }
         for term in terms.items() {
@@ -232,10 +232,10 @@ fn check_node_term(term: &Field<'_>, found: &mut Found) {
     for it in term.at("matchExpressions").items() {
         let (operator, values) = (it.at("operator"), it.at("values"));
         match operator.text() {
-            "In" | "NotIn" if values.len() == 0 => {
+            "In" | "NotIn" if values.is_empty() => {
                 found.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"));
             }
-            "Exists" | "DoesNotExist" if values.len() > 0 => {
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
                 found.push(values.forbidden(
                     "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
                 ))
@@ -297,7 +297,7 @@ fn pass_over(rest: &mut Value, new: &Field<'_>, old: &Field<'_>, found: &mut Fou
         free.push(grace);
     }
     // Until a pod may be scheduled, where it may go can be narrowed.
-    if old.at("schedulingGates").len() > 0 {
+    if !old.at("schedulingGates").is_empty() {
         free.push("nodeSelector");
         let (now, before) = (new.at("nodeSelector"), old.at("nodeSelector"));
         let kept = |(name, value): (&String, &Value)| now.value.get(name) == Some(value);

@@ -25,7 +25,7 @@ pub(super) fn cluster_role(object: &Value) -> Vec<Cause> {
     }
     if role.at("aggregationRule").is_set() {
         let selectors = role.at("aggregationRule.clusterRoleSelectors");
-        if selectors.len() == 0 {
+        if selectors.is_empty() {
             let why = "at least one clusterRoleSelector required if aggregationRule is non-nil";
             found.push(selectors.required(why));
         }
@@ -37,12 +37,12 @@ pub(super) fn cluster_role(object: &Value) -> Vec<Cause> {
 }
 
 fn check_rule(rule: &Field<'_>, in_namespace: bool, found: &mut Found) {
-    if rule.at("verbs").len() == 0 {
+    if rule.at("verbs").is_empty() {
         found.push(rule.at("verbs").required("verbs must contain at least one value"));
     }
     let (paths, groups, resources) =
         (rule.at("nonResourceURLs"), rule.at("apiGroups"), rule.at("resources"));
-    if paths.len() > 0 {
+    if !paths.is_empty() {
         if in_namespace {
             found.push(paths.invalid("namespaced rules cannot apply to non-resource URLs"));
         }
@@ -52,10 +52,10 @@ fn check_rule(rule: &Field<'_>, in_namespace: bool, found: &mut Found) {
         }
         return;
     }
-    if groups.len() == 0 {
+    if groups.is_empty() {
         found.push(groups.required("resource rules must supply at least one api group"));
     }
-    if resources.len() == 0 {
+    if resources.is_empty() {
         found.push(resources.required("resource rules must supply at least one resource"));
     }
 }

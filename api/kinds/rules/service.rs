@@ -17,7 +17,7 @@ pub(super) fn service(object: &Value) -> Vec<Cause> {
     let spec = Field::of(object).at("spec");
     let is_headless = is_headless(&spec);
     let kind = spec.at("type").text();
-    if spec.at("ports").len() == 0 && !is_headless && kind != "ExternalName" {
+    if spec.at("ports").is_empty() && !is_headless && kind != "ExternalName" {
         found.push(spec.at("ports").required(""));
     }
     match kind {

@@ -56,10 +56,8 @@ fn check_source(volume: &Field<'_>, found: &mut Found) {
             }
         }
         "projected" => check_projected(&source, found),
-        "ephemeral" => {
-            if !source.at("volumeClaimTemplate").is_set() {
-                found.push(source.at("volumeClaimTemplate").required(""));
-            }
+        "ephemeral" if !source.at("volumeClaimTemplate").is_set() => {
+            found.push(source.at("volumeClaimTemplate").required(""));
         }
         _ => {}
     }

@@ -170,14 +170,14 @@ fn pause_x86_64() -> Vec<u8> {
     let mut code: Vec<u8> = vec![
         0xb8, 13, 0, 0, 0, // mov eax, rt_sigaction
         0xbf, 17, 0, 0, 0, // mov edi, SIGCHLD
-        0x48, 0x8d, 0x35, 19, 0, 0, 0, // lea rsi, [rip + ignore]
+        0x48, 0x8d, 0x35, 23, 0, 0, 0, // lea rsi, [rip + ignore]
         0x31, 0xd2, // xor edx, edx
         0x41, 0xba, 8, 0, 0, 0, // mov r10d, 8
         0x0f, 0x05, // syscall
         0xb8, 34, 0, 0, 0, // again: mov eax, pause
         0x0f, 0x05, // syscall
         0xeb, 0xf7, // jmp again
-        0x90, 0x90, // to a multiple of eight is no need, but tidy
+        0x90, 0x90, 0x90, 0x90, // nops: the data stands at a multiple of eight
     ];
     code.extend(IGNORE.iter().flat_map(|it| it.to_le_bytes()));
     code
@@ -186,7 +186,7 @@ fn pause_x86_64() -> Vec<u8> {
 fn pause_aarch64() -> Vec<u8> {
     let set = |register: u32, value: u32| 0xd280_0000 | (value << 5) | register;
     const CALL: u32 = 0xd400_0001;
-    // adr x1, +48: the data stands twelve instructions after the second.
+    // adr x1, +52: the data stands thirteen instructions after this one.
     let address: u32 = 0x1000_0000 | ((52 >> 2) << 5) | 1;
     let code: [u32; 14] = [
         set(0, 17), // SIGCHLD
@@ -214,8 +214,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    #[test]
-    fn the_pause_program_runs_waits_and_ends_by_a_signal() {
+    #[tokio::test]
+    async fn the_pause_program_runs_waits_and_ends_by_a_signal() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pause");
         std::fs::write(&path, pause_program(std::env::consts::ARCH).unwrap()).unwrap();
@@ -227,9 +227,13 @@ mod tests {
             let mask = text.lines().find_map(|it| it.strip_prefix("SigIgn:")).unwrap().trim();
             u64::from_str_radix(mask, 16).unwrap() & (1 << 16) != 0
         };
-        while !ignores() {
-            std::thread::yield_now();
+        for _ in 0..3000 {
+            if ignores() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
+        assert!(ignores());
         assert!(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         use std::os::unix::process::ExitStatusExt;

@@ -280,7 +280,8 @@ fn conditions(
         .collect();
     let gated = (!closed.is_empty()).then(|| {
         let message = format!(
-            "corresponding condition of pod readiness gate {closed:?} does not exist or is not True."
+            "corresponding condition of pod readiness gate {closed:?} does not exist or is not \
+             True."
         );
         ("ReadinessGatesNotReady", message)
     });

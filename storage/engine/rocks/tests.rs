@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// RocksDB 11.8 waits for the wrong flush when one is at work already, and calls a sync done that has not begun.
+/// RocksDB 11.8 waits for the wrong flush when one is at work already, and calls a sync done that has not
+/// begun.
 #[test]
 fn a_sync_during_another_flush_waits_for_its_own() {
     let directory = tempfile::tempdir().unwrap();

@@ -7,8 +7,8 @@ const USAGE: &str = "\
 usage: make bench-etcd ARGS=\"[--quick] [--output json] [--only WORD] ...\"
   --quick          each figure for a second and once on each side, not four seconds and twice
   --output json    one document instead of a table
-  --only WORD      the parts whose name begins so: put, transaction, read, list, watch, lease; may be
-                   given more than once
+  --only WORD      the parts whose name begins so: put, transaction, read, list, watch, lease; may
+                   be given more than once
   --members N      clusters of 1 or of 3 only
   --clients N      only so many clients at once (1, 64 or 1000)
   --side NAME      only etcd or only kontiki, to look at one under a profiler
