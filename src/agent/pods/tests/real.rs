@@ -10,7 +10,6 @@ use kontiki_api::client::{Client as ApiClient, DeleteOptions};
 use kontiki_api::object::time::Clock;
 use kontiki_api::sandbox::Sandbox;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
 use super::{condition, object, settings};
@@ -224,117 +223,6 @@ async fn a_real_container_that_fails_says_why_and_is_started_again() {
     let grace = DeleteOptions { grace_period_seconds: Some(1), ..DeleteOptions::default() };
     client.delete::<Pod>("default", "fails", &grace).await.unwrap();
     until_gone(&client, "fails").await;
-    agent.end().await;
-    ground.clear().await;
-}
-
-/// A real client of these streams: kube-rs, which speaks WebSockets alone.
-fn kube(api: &Sandbox) -> kube::Api<Pod> {
-    let client = kube::Client::try_from(kube::Config::new(api.url().parse().unwrap())).unwrap();
-    kube::Api::namespaced(client, "default")
-}
-
-/// What a command wrote, and how it ended.
-async fn exec(pods: &kube::Api<Pod>, script: &str, input: Option<&str>) -> (String, Value) {
-    let params = kube::api::AttachParams::default().stdin(input.is_some());
-    let command = ["/bin/busybox", "sh", "-c", script];
-    let mut process = pods.exec("shell", command, &params).await.unwrap();
-    let stdin = process.stdin();
-    let say = async {
-        if let (Some(input), Some(mut stdin)) = (input, stdin) {
-            stdin.write_all(input.as_bytes()).await.unwrap();
-            stdin.shutdown().await.unwrap();
-        }
-    };
-    let ended = process.take_status().unwrap();
-    let mut output = String::new();
-    let mut stdout = process.stdout().unwrap();
-    // Both at once: a command that is not read from takes no more.
-    let hear = async {
-        stdout.read_to_string(&mut output).await.unwrap();
-        ended.await.unwrap()
-    };
-    let all = async { tokio::join!(say, hear).1 };
-    let ended = tokio::time::timeout(PATIENCE, all).await.expect("the command ends");
-    (output, serde_json::to_value(ended).unwrap())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn shells_logs_and_ports_of_a_real_container_are_reached_through_the_session() {
-    let ground = Ground::lay().await;
-    let api = Sandbox::start().await;
-    let client = api.client();
-    account(&client).await;
-    let agent = Agent::start(&ground, &api);
-    // On the host's network: the port is one that nobody has.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let script = format!(
-        "echo begun; while :; do /bin/busybox nc -l -p {port} -e /bin/busybox cat; done & \
-         read line; echo heard $line; while :; do /bin/busybox sleep 1; done"
-    );
-    let pod = json!({
-        "metadata": {"name": "shell", "namespace": "default"},
-        "spec": {
-            "nodeName": "node",
-            "hostNetwork": true,
-            "terminationGracePeriodSeconds": 0,
-            "containers": [{
-                "name": "main", "image": BUSYBOX, "stdin": true,
-                "command": ["/bin/busybox", "sh", "-c", script],
-            }],
-        },
-    });
-    client.create::<Pod>(&object(pod)).await.unwrap();
-    until(&client, "shell", |pod| condition(pod, "Ready") == "True").await;
-    let pods = kube(&api);
-
-    let (output, ended) = exec(&pods, "echo out; echo err >&2; exit 3", None).await;
-    assert_eq!(output, "out\n");
-    assert_eq!(ended["details"]["causes"][0]["message"], "3", "{ended}");
-    // The end of the input is told to the command: without it this would not end.
-    let text = "line\n".repeat(20_000);
-    let (output, ended) = exec(&pods, "/bin/busybox cat", Some(&text)).await;
-    assert!(output == text, "{} bytes of {}", output.len(), text.len());
-    assert_eq!(ended["status"], "Success");
-
-    let mut process = pods
-        .attach("shell", &kube::api::AttachParams::default().stdin(true).stderr(false))
-        .await
-        .unwrap();
-    let mut stdout = process.stdout().unwrap();
-    process.stdin().unwrap().write_all(b"knock\n").await.unwrap();
-    let mut heard = vec![0; "heard knock\n".len()];
-    let read = tokio::time::timeout(PATIENCE, stdout.read_exact(&mut heard)).await;
-    read.expect("the process answers").unwrap();
-    assert_eq!(heard, b"heard knock\n");
-    drop(process);
-
-    let log = pods.logs("shell", &Default::default()).await.unwrap();
-    assert_eq!(log, "begun\nheard knock\n");
-    let last = kube::api::LogParams { tail_lines: Some(1), ..Default::default() };
-    assert_eq!(pods.logs("shell", &last).await.unwrap(), "heard knock\n");
-    let mut follow = pods
-        .log_stream("shell", &kube::api::LogParams { follow: true, ..Default::default() })
-        .await
-        .unwrap();
-
-    let mut forwarder = pods.portforward("shell", &[port]).await.unwrap();
-    let mut stream = forwarder.take_stream(port).unwrap();
-    stream.write_all(b"through the node").await.unwrap();
-    let mut heard = [0; 16];
-    let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut heard)).await;
-    read.expect("the port answers").unwrap();
-    assert_eq!(&heard, b"through the node");
-
-    let options = DeleteOptions { grace_period_seconds: Some(1), ..DeleteOptions::default() };
-    client.delete::<Pod>("default", "shell", &options).await.unwrap();
-    // A follower hears the end.
-    let mut followed = String::new();
-    let all = futures::AsyncReadExt::read_to_string(&mut follow, &mut followed);
-    let all = tokio::time::timeout(PATIENCE, all).await;
-    all.expect("the log ends with its container").unwrap();
-    assert_eq!(followed, "begun\nheard knock\n");
-    until_gone(&client, "shell").await;
     agent.end().await;
     ground.clear().await;
 }
