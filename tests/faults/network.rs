@@ -149,8 +149,9 @@ impl Network {
             let mut conditions = self.0.conditions.subscribe();
             while let Some((due, chunk)) = receive.recv().await {
                 sleep_until(due).await;
-                let open = conditions.wait_for(|now| !now.cut.contains(&(from, to))).await;
-                if open.is_err() || sink.write_all(&chunk).await.is_err() {
+                let open =
+                    conditions.wait_for(|now| !now.cut.contains(&(from, to))).await.is_ok();
+                if !open || sink.write_all(&chunk).await.is_err() {
                     break;
                 }
             }
