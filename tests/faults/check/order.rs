@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 
 use super::log::Log;
-use super::state::{Change, State};
+use super::state::{Change, Effect, State};
 use super::{Violation, violation};
 use crate::history::{History, LeaseAsk, Micros, Operation, Outcome, Step};
 
@@ -153,6 +153,16 @@ impl<'h> Walk<'h> {
             } else {
                 readers.push(operation);
             }
+        }
+        // One that found nothing left to change would have changed the same, a moment before.
+        let told = |(operation, effect): &(&Operation, Effect)| match &operation.outcome {
+            Outcome::Done { answers, .. } => *answers == effect.answers,
+            Outcome::Refused(_) | Outcome::Unknown(_) => false,
+        };
+        if writers.iter().any(told) {
+            let (exact, others): (Vec<_>, Vec<_>) = writers.into_iter().partition(told);
+            writers = exact;
+            readers.extend(others.into_iter().map(|(operation, _)| operation));
         }
         if writers.len() > 1 {
             let first = writers[0].0;
