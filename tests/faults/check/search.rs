@@ -99,7 +99,7 @@ fn span<'h>(
     let ask = &operation.ask;
     let (key, act) = match (ask.guards.as_slice(), ask.then.as_slice()) {
         ([], [Step::Get { key, end: None, at: 0 }]) => {
-            let Some((_, answers)) = done else { return None };
+            let (_, answers) = done?;
             let [Answer::Found(found)] = answers.as_slice() else { return None };
             let value = found.first().map_or(0, |(_, stored)| number(&stored.value));
             (key, Act::Read(value))

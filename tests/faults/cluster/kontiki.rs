@@ -102,8 +102,8 @@ async fn join(cluster: &mut Cluster, through: Member) -> Result<Member, String> 
 }
 
 pub async fn replace(cluster: &mut Cluster, old: Member) -> Result<Member, String> {
-    let others = cluster.running().into_iter().filter(|number| *number != old);
-    let helper = others.last().ok_or("nobody is left to ask")?;
+    let mut others = cluster.running().into_iter().filter(|number| *number != old);
+    let helper = others.next_back().ok_or("nobody is left to ask")?;
     let name = cluster.host(old).name.clone();
     ask(cluster, helper, &["member", "remove", &name]).await?;
     cluster.host_mut(old).gone = true;

@@ -170,7 +170,6 @@ async fn ports_in_the_query_are_channels_of_a_websocket() {
     }
     // The agent sends back what it is sent: the frames that open the streams, which say nothing to a client,
     // and then the data of the second port.
-    drop(next);
     socket.send(Message::Binary(Bytes::from_static(b"\x02data"))).await.unwrap();
     let Some(Ok(Message::Binary(heard))) = socket.next().await else { panic!("an echo") };
     assert_eq!(heard, &b"\x02data"[..]);
