@@ -138,10 +138,14 @@ async fn what_ends_at_a_node_says_why_it_cannot() {
     assert_eq!(wrong.json()["message"], "container x is not valid for pod a");
     api.write("POST", &format!("{PODS}/a/binding"), &binding("a", "n1")).await;
     let exec = api.write("POST", &format!("{PODS}/a/exec?command=ls"), &Value::Null).await;
-    assert_eq!(exec.code, 500);
-    assert!(
-        exec.json()["message"].as_str().unwrap().contains("no agent of node \"n1\" is connected")
+    assert_eq!(
+        (exec.code, exec.json()["message"].as_str()),
+        (400, Some("Upgrade request required"))
     );
+    let log = api.get(&format!("{PODS}/a/log")).await;
+    assert!(log.code >= 500, "{}", log.json());
+    let why = log.json()["message"].as_str().unwrap().to_owned();
+    assert!(why.contains("no agent of node \"n1\" is connected"), "{why}");
     assert_eq!(api.get(&format!("{PODS}/none/log")).await.code, 404);
 }
 
