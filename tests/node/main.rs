@@ -200,3 +200,49 @@ async fn one_command_is_a_cluster_whose_pods_serve_restart_end_and_go() {
     assert_eq!(machine.stop().await, Some(0), "{}", machine.log());
     assert!(!machine.log().contains("ERROR"), "{}", machine.log());
 }
+
+#[tokio::test]
+async fn a_service_is_found_by_its_name_and_people_reach_into_pods() {
+    let mut machine = Machine::start().await;
+    machine.until(&["node", "machine"], |node| condition(node, "Ready") == "True").await;
+    machine.does(&["create", "deployment", "web", "--image", DEMO, "--replicas", "2"]).await;
+    machine.does(&["expose", "deployment", "web", "--port", "80", "--target-port", "8080"]).await;
+    machine.does(&["rollout", "status", "deployment/web", "--timeout=100s"]).await;
+    machine.does(&["run", "inside", "--image", DEMO]).await;
+    machine.until(&["pod", "inside"], |pod| condition(pod, "Ready") == "True").await;
+
+    // The node hears of a service a moment after kubectl does; from then on it never fails.
+    let fetch = |url: &str| {
+        let words = ["exec", "inside", "--", "demo", "get", url].map(str::to_owned);
+        let machine = &machine;
+        async move { machine.kubectl(&words.each_ref().map(String::as_str), "").await }
+    };
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let output = fetch("http://web/").await;
+        if output.status.success() {
+            break;
+        }
+        assert!(Instant::now() < until, "{output:?}\n{}", machine.log());
+        sleep(Duration::from_millis(100)).await;
+    }
+    for _ in 0..8 {
+        let output = fetch("http://web.default.svc.cluster.local/").await;
+        assert!(output.status.success(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("web-"), "{output:?}");
+    }
+
+    let said = machine.does(&["logs", "deployment/web"]).await;
+    assert!(said.contains("listening"), "{said}");
+    let ended = machine.kubectl(&["exec", "inside", "--", "demo", "exit", "7"], "").await;
+    assert_eq!(ended.status.code(), Some(7), "{ended:?}");
+    let echo =
+        machine.kubectl(&["exec", "-i", "inside", "--", "demo", "cat"], "over and out").await;
+    assert_eq!(String::from_utf8_lossy(&echo.stdout), "over and out", "{echo:?}");
+
+    machine.does(&["set", "env", "deployment/web", "COLOUR=red"]).await;
+    machine.does(&["rollout", "status", "deployment/web", "--timeout=100s"]).await;
+    let output = fetch("http://web/").await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(machine.stop().await, Some(0), "{}", machine.log());
+}
