@@ -10,10 +10,11 @@ const RULES: &[(&str, &str)] = &[
     (r"took = \S+", "took = TIME"),
     (r"took too long.*", "took too long"),
     (r"remaining\(\d+s\)", "remaining(Ns)"),
-    (r"\b[0-9a-f]{13,16}\b", "ID"),
     (r#""(cluster_id|member_id|raft_term|ID|lease)":\d+"#, "\"$1\":N"),
     (r#""(ClusterID|MemberID|RaftTerm|ID)" : \d+"#, "\"$1\" : N"),
     (r"(ClusterID|MemberID|RaftTerm|Lease)(\W+)\d+", "$1${2}N"),
+    // After the numbers: one of sixteen digits looks like this as well.
+    (r"\b[0-9a-f]{13,16}\b", "ID"),
     (r", \d+\b\n", ", HASH\n"),
     (r"/tmp/\S+", "PATH"),
 ];
