@@ -96,7 +96,8 @@ pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
     tokio::time::timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("it never came: {what}"));
 }
 
-async fn start(network: &Network, path: &Path, id: u64) -> Replica {
+/// One member, which has joined nothing yet.
+pub(crate) async fn start(network: &Network, path: &Path, id: u64) -> Replica {
     let identity =
         Identity { cluster: CLUSTER.0, node: id, name: format!("m{id}"), release: "test".into() };
     let directory = Directory::open_or_create(path, &Expect::default(), || identity).unwrap();

@@ -3,8 +3,6 @@
 //! A role builds a [`Server`], hands its [`Server::router`] to a listener, and polls [`Server::run`] as long as
 //! it lives.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -52,8 +50,6 @@ pub struct Config {
     pub authenticator: Option<Arc<dyn Authenticator>>,
     /// The other masters, through which nodes are reached whose agents are not here.
     pub peers: Option<Peers>,
-    /// Where each master serves the API: they are kept behind the service `default/kubernetes`.
-    pub masters: Option<watch::Receiver<BTreeSet<SocketAddr>>>,
 }
 
 impl Config {
@@ -74,7 +70,6 @@ impl Config {
             clock: Clock::System,
             authenticator: None,
             peers: None,
-            masters: None,
         }
     }
 }
@@ -87,7 +82,6 @@ pub struct Server {
     sessions: Sessions,
     live: Arc<Live>,
     bootstrap: Arc<bootstrap::Config>,
-    masters: Option<watch::Receiver<BTreeSet<SocketAddr>>>,
     /// What every cluster holds is there.
     begun: Arc<watch::Sender<bool>>,
     stop: CancellationToken,
@@ -151,8 +145,7 @@ impl Server {
             stop: stop.clone(),
         });
         let bootstrap = Arc::new(config.bootstrap);
-        let masters = config.masters;
-        Ok(Server { road, front, sessions, live, bootstrap, masters, begun, stop })
+        Ok(Server { road, front, sessions, live, bootstrap, begun, stop })
     }
 
     /// For the listener.
@@ -213,11 +206,6 @@ impl Server {
             self.live.ready().await;
             bootstrap::bootstrap_until_done(&client, &self.bootstrap).await;
             self.begun.send_replace(true);
-            let network = self.bootstrap.service_cidrs.first();
-            if let (Some(masters), Some(network)) = (&self.masters, network) {
-                let ip = bootstrap::masters::service_ip(network);
-                bootstrap::masters::keep(&client, ip, masters.clone()).await;
-            }
         };
         tokio::select! {
             () = self.stop.cancelled() => {}

@@ -32,9 +32,9 @@ Do it for every master, restart each, and wait until `kontiki status` is content
 step.
 
 Examples:
-  kontiki ca new /root/new-cas
-  kontiki ca trust /root/new-cas --data-dir /var/lib/kontiki
-  kontiki ca use /root/new-cas --data-dir /var/lib/kontiki
+  kontiki ca new new-cas
+  kontiki ca trust new-cas --data-dir /var/lib/kontiki
+  kontiki ca use new-cas --data-dir /var/lib/kontiki
   kontiki ca forget --data-dir /var/lib/kontiki")]
 pub struct Step {
     folder: PathBuf,

@@ -34,7 +34,7 @@ pub(super) struct Kube {
     replica: Replica,
     settings: Settings,
     /// Of the service `kubernetes`.
-    service_ip: Option<IpAddr>,
+    service_ip: IpAddr,
 }
 
 /// How often the list of masters is looked at.
@@ -73,7 +73,7 @@ impl Kube {
             node_prefix_length: node_prefix_length(&cluster.cluster_cidr),
             service_cidr: cluster.service_cidr.clone(),
         };
-        let service_ip = service_cidr.hosts().find(|ip| *ip != service_cidr.network());
+        let service_ip = masters::service_ip(&service_cidr);
         Ok(Kube { server, replica, settings, service_ip })
     }
 
@@ -85,7 +85,6 @@ impl Kube {
     ) -> impl Future<Output = Result<(), String>> + use<> {
         let (server, service_ip) = (self.server.clone(), self.service_ip);
         async move {
-            let Some(service_ip) = service_ip else { return Ok(()) };
             let (masters, known) = watch::channel(BTreeSet::new());
             let look = async {
                 loop {

@@ -1,23 +1,19 @@
 //! Clusters in one process, each member with a port of its own for etcd's clients.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
-use kontiki_raft::log::{self, FlusherMode, SimDisk};
 use kontiki_raft::network::memory::Network;
-use kontiki_raft::replica::{Parts, Role};
-use kontiki_raft::{ClusterId, NodeId, Peer, Replica};
-use kontiki_storage::directory::{Directory, Expect, Identity};
-use kontiki_storage::engine::memory::MemoryFactory;
+use kontiki_raft::replica::Role;
+use kontiki_raft::{NodeId, Peer, Replica};
 use tokio::net::TcpListener;
 
+use crate::bed::start;
 use crate::etcd::{Config, router};
 
-const CLUSTER: ClusterId = ClusterId(0xc1);
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) struct Member {
@@ -141,33 +137,6 @@ impl Bed {
     pub(super) fn store(&self) -> &kontiki_storage::Store {
         self.members[0].replica.store()
     }
-}
-
-async fn start(network: &Network, path: &Path, id: u64) -> Replica {
-    let identity =
-        Identity { cluster: CLUSTER.0, node: id, name: format!("m{id}"), release: "test".into() };
-    let directory = Directory::open_or_create(path, &Expect::default(), || identity).unwrap();
-    let parts = Parts {
-        directory: Arc::new(directory),
-        engine: Arc::new(MemoryFactory::new(id)),
-        store: kontiki_storage::Options::default(),
-        log_disk: Arc::new(SimDisk::new(id)),
-        log: log::Options {
-            segment_bytes: 16 << 20,
-            flusher: FlusherMode::Inline,
-            zeros_written_ahead: false,
-            ..log::Options::default()
-        },
-        transport: network.transport(CLUSTER, NodeId(id)),
-        space: None,
-    };
-    let config = kontiki_raft::Config {
-        election_timeout_ms: (300, 600),
-        heartbeat_ms: 50,
-        request_timeout_ms: Some(5000),
-        ..kontiki_raft::Config::default()
-    };
-    Replica::start(parts, config).await.unwrap()
 }
 
 /// The words of a refusal.
