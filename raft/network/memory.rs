@@ -256,9 +256,13 @@ impl Way {
             .outgoing(requests)
             .map(move |request| {
                 let (way, fate) = (there.clone(), there.draw());
-                let at = Instant::now() + fate.there;
+                let at = (!fate.there.is_zero()).then(|| Instant::now() + fate.there);
                 async move {
-                    sleep_until(at).await;
+                    // tokio rounds a time up to the next millisecond, one that has passed as well.
+                    match at {
+                        Some(at) => sleep_until(at).await,
+                        None => tokio::task::yield_now().await,
+                    }
                     way.running().await;
                     // A connection does not lose one message, it breaks.
                     (!fate.lost && !way.is_cut()).then_some(request)
