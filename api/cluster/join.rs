@@ -42,10 +42,20 @@ async fn master(
     Ok(Json(MasterJoined {
         cluster: front.replica.cluster().to_string(),
         node: id_of(id),
-        members: front.replica.members().into_iter().map(address).collect(),
+        members: members(&front).into_iter().map(address).collect(),
         settings: front.settings.clone(),
         authorities: front.pki.authorities(),
     }))
+}
+
+/// The members, and this one as it is: one that was restored, or has moved, may be asked by someone who
+/// joins before the cluster has agreed on where it is now.
+fn members(front: &Front) -> Vec<Member> {
+    let mut members = front.replica.members();
+    for member in members.iter_mut().filter(|member| member.id == front.replica.id()) {
+        member.peer = front.peer.clone();
+    }
+    members
 }
 
 /// Two members of one name or address could not be told apart. Said before the token is used up.
@@ -60,7 +70,7 @@ fn free_name(front: &Front, request: &JoinMaster) -> Result<(), Error> {
         }
     };
     let Some((what, id)) =
-        front.replica.members().iter().find_map(|member| Some((taken(member)?, member.id)))
+        members(front).iter().find_map(|member| Some((taken(member)?, member.id)))
     else {
         return Ok(());
     };

@@ -59,6 +59,8 @@ pub struct Front {
     pub records: Records,
     pub pki: Arc<dyn Pki>,
     pub me: MasterRecord,
+    /// How peers reach this master, also where the membership does not say so yet.
+    pub peer: kontiki_raft::Peer,
     pub settings: ClusterSettings,
     pub started: Instant,
 }
@@ -68,6 +70,7 @@ pub struct Parts {
     pub replica: Replica,
     pub pki: Arc<dyn Pki>,
     pub me: MasterRecord,
+    pub peer: kontiki_raft::Peer,
     pub settings: ClusterSettings,
     /// No member id below it is given ([`Records::with_ids_from`]).
     pub ids_from: NodeId,
@@ -76,12 +79,13 @@ pub struct Parts {
 impl Front {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Front> {
-        let Parts { replica, pki, me, settings, ids_from } = parts;
+        let Parts { replica, pki, me, peer, settings, ids_from } = parts;
         Arc::new(Front {
             records: Records::new(replica.clone()).with_ids_from(ids_from),
             replica,
             pki,
             me,
+            peer,
             settings,
             started: Instant::now(),
         })

@@ -106,6 +106,7 @@ async fn bed() -> Bed {
         replica,
         pki: Arc::new(NoPki),
         me,
+        peer: Peer { name: "m1".into(), address: "10.0.0.1:2380".into(), client_urls: vec![] },
         settings: settings(),
         ids_from: NodeId(0),
     };
@@ -218,6 +219,20 @@ async fn a_master_is_given_what_it_needs_and_a_taken_name_costs_no_use() {
     assert_eq!(bed.front.replica.members().len(), 1);
     let (status, _) = bed.post("/join/master", Some(&token), &joiner("m3")).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
+}
+
+/// It was restored with another address, and has not told anybody yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_is_told_where_this_master_is_whatever_the_membership_says() {
+    let bed = bed().await;
+    let stale = Peer { name: "m1".into(), address: "192.0.2.2:2380".into(), client_urls: vec![] };
+    bed.front.replica.update(NodeId(1), stale).await.unwrap();
+    let token = bed.token(Role::Master, None).await;
+    let (status, said) = bed.post("/join/master", Some(&token), &joiner("m2")).await;
+    assert_eq!(status, StatusCode::OK, "{said}");
+    let joined: super::wire::MasterJoined = serde_json::from_str(&said).unwrap();
+    let addresses: Vec<&str> = joined.members.iter().map(|it| &*it.address).collect();
+    assert_eq!(addresses, ["10.0.0.1:2380"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

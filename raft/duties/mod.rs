@@ -1,4 +1,4 @@
-//! What a member does on its own account: [`flusher`] and [`disk_watch`] on every member;
+//! What a member does on its own account: [`flusher`], [`disk_watch`] and [`leader_watch`] on every member;
 //! [`lease_keeper`], [`compactor`] and finishing a change of membership on the leader only.
 //!
 //! Keeps: the leader's duties begin when this member leads, and stop when it does not, for every term
@@ -8,6 +8,7 @@
 pub(crate) mod compactor;
 pub(crate) mod disk_watch;
 pub(crate) mod flusher;
+pub(crate) mod leader_watch;
 pub(crate) mod lease_keeper;
 
 use std::collections::BTreeSet;

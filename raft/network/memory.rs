@@ -300,6 +300,18 @@ async fn travel(time: Duration) {
 }
 
 impl Link for Way {
+    fn is_deserted(&self, patience: Duration) -> BoxFuture<'static, bool> {
+        let (way, fate) = (self.clone(), self.draw());
+        let asked = async move {
+            travel(fate.there).await;
+            // Also a process that stands still has a machine that listens for it.
+            let gone = !way.network.0.state.lock().doors.contains_key(&way.to);
+            travel(fate.back).await;
+            gone && !fate.lost && !fate.unanswered && !way.is_cut() && !way.is_cut_back()
+        };
+        Box::pin(async move { timeout(patience, asked).await.unwrap_or(false) })
+    }
+
     fn append(
         &self,
         request: AppendRequest,

@@ -73,6 +73,10 @@ pub trait Transport: Send + Sync + 'static {
 
 /// A way to one peer.
 pub trait Link: Send + Sync + 'static {
+    /// Whether the peer's process is gone for certain: its machine is there, and answers that nobody
+    /// listens. Silence, and whatever else is in the way, proves nothing.
+    fn is_deserted(&self, patience: Duration) -> BoxFuture<'static, bool>;
+
     /// One message of entries (or none: a heartbeat).
     fn append(
         &self,

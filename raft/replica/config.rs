@@ -10,7 +10,8 @@ const REQUEST_BYTES_MAX: usize = 3 << 19;
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// A follower that hears nothing for a time between these calls an election.
+    /// A follower that hears nothing for a time between these calls an election, unless it can tell
+    /// before that the leader's process is gone.
     pub election_timeout_ms: (u64, u64),
     pub heartbeat_ms: u64,
     /// How long a request waits for a leader and for its answer. etcd's: 5 s and two elections.
@@ -97,12 +98,17 @@ impl Config {
         )))
     }
 
-    /// The same for openraft.
+    /// The same for openraft. It waits for the leader's lease, which is its longest election timeout, and
+    /// after that for an election timeout: half of our time is the lease, the rest is drawn.
     pub(crate) fn openraft(&self) -> Result<openraft::Config, Error> {
+        let lease = self.election_timeout_ms.1 / 2;
+        let least = self.election_timeout_ms.0.saturating_sub(lease);
         let config = openraft::Config {
             cluster_name: "kontiki".into(),
-            election_timeout_min: self.election_timeout_ms.0,
-            election_timeout_max: self.election_timeout_ms.1,
+            // Drawn from a part only of the rest: an election takes a while, and those who call one at
+            // the same moment are in each other's way.
+            election_timeout_min: least.max(lease / 2),
+            election_timeout_max: lease,
             heartbeat_interval: self.heartbeat_ms,
             // A whole store takes as long as it takes; a link that stands still fails by itself.
             install_snapshot_timeout: 3_600_000,

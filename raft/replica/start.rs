@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::batcher;
-use crate::duties::{self, disk_watch, flusher, lease_keeper::Leases};
+use crate::duties::{self, disk_watch, flusher, leader_watch, lease_keeper::Leases};
 use crate::encoding::Mark;
 use crate::error::Error;
 use crate::lifecycle::Stage;
@@ -128,7 +128,7 @@ pub(crate) async fn start(parts: Parts, config: Config) -> Result<Arc<Inner>, Er
                 inner.note_removed(reason);
             }
         }),
-        patience: Duration::from_millis(settings.election_timeout_min),
+        patience: Duration::from_millis(config.election_timeout_ms.0),
         stop,
         tasks,
     };
@@ -154,6 +154,7 @@ fn run(inner: &Arc<Inner>, batcher: batcher::Batcher) {
     inner.spawn(duties::run(inner.clone()));
     inner.spawn(flusher::run(inner.clone()));
     inner.spawn(disk_watch::run(inner.clone()));
+    inner.spawn(leader_watch::run(inner.clone()));
     inner.spawn(watch_log(inner.clone()));
     inner.spawn(follow(inner.clone()));
 }

@@ -17,7 +17,11 @@ use crate::pki;
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Returns when the membership says what is true, or when told to stop.
+/// What is known here of the membership may not be agreed on yet: a leader that falls can take back what
+/// it was told. So it is looked at again, so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Sees to it that the membership says what is true of this member, until told to stop.
 pub async fn keep_true(
     replica: Replica,
     transport: Arc<dyn Transport>,
@@ -27,11 +31,9 @@ pub async fn keep_true(
     loop {
         let members = replica.members();
         let known = members.iter().find(|member| member.id == replica.id());
-        if known.is_some_and(|member| member.peer == me) {
-            return Ok(());
-        }
+        let is_true = known.is_some_and(|member| member.peer == me);
         // Before it has heard that it is a member it does not know what others believe of it.
-        if known.is_some() {
+        if known.is_some() && !is_true {
             let told = tokio::select! {
                 told = tell(&replica, &*transport, &me) => told,
                 () = stop.cancelled() => return Ok(()),
@@ -42,7 +44,7 @@ pub async fn keep_true(
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(PAUSE) => {}
+            () = tokio::time::sleep(if is_true { LOOK_AGAIN } else { PAUSE }) => {}
             () = stop.cancelled() => return Ok(()),
         }
     }
@@ -100,5 +102,66 @@ pub async fn keep_written(
             () = tokio::time::sleep(PAUSE) => {}
             () = stop.cancelled() => return Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kontiki_raft::log::{self, FlusherMode, SimDisk};
+    use kontiki_raft::network::memory::Network;
+    use kontiki_raft::replica::{Config, Parts};
+    use kontiki_raft::storage::Options;
+    use kontiki_raft::storage::directory::{Directory, Expect, Identity};
+    use kontiki_raft::storage::engine::memory::MemoryFactory;
+    use kontiki_raft::{ClusterId, NodeId};
+
+    use super::*;
+
+    async fn replica(folder: &std::path::Path, network: &Network) -> Replica {
+        let identity = Identity { cluster: 7, node: 1, name: "m1".into(), release: "t".into() };
+        let directory = Directory::open_or_create(folder, &Expect::default(), || identity).unwrap();
+        let parts = Parts {
+            directory: Arc::new(directory),
+            engine: Arc::new(MemoryFactory::new(1)),
+            store: Options::default(),
+            log_disk: Arc::new(SimDisk::new(1)),
+            log: log::Options {
+                segment_bytes: 4 << 20,
+                flusher: FlusherMode::Inline,
+                zeros_written_ahead: false,
+                ..log::Options::default()
+            },
+            transport: network.transport(ClusterId(7), NodeId(1)),
+            space: None,
+        };
+        Replica::start(parts, Config::default()).await.unwrap()
+    }
+
+    async fn until_known_as(replica: &Replica, peer: &Peer) {
+        let known = async {
+            while replica.members()[0].peer != *peer {
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), known).await.expect("it is put right");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_said_of_this_member_is_put_right_whenever_it_is_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let network = Network::new(1);
+        let replica = replica(&folder.path().join("data"), &network).await;
+        let at = |address: &str| Peer { address: address.into(), ..Peer::default() };
+        replica.bootstrap(at("192.0.2.2:2380")).await.unwrap();
+        let (me, stop) = (at("10.0.0.1:2380"), CancellationToken::new());
+        let transport = network.transport(ClusterId(7), NodeId(1));
+        let keeping = tokio::spawn(keep_true(replica.clone(), transport, me.clone(), stop.clone()));
+        until_known_as(&replica, &me).await;
+        // As if a leader had fallen and taken it back.
+        replica.update(NodeId(1), at("192.0.2.2:2380")).await.unwrap();
+        until_known_as(&replica, &me).await;
+        stop.cancel();
+        keeping.await.unwrap().unwrap();
+        replica.shutdown().await;
     }
 }

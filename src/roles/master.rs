@@ -224,6 +224,7 @@ impl Master {
             replica: replica.clone(),
             pki: Arc::clone(&material) as Arc<dyn cluster::Pki>,
             me: record.clone(),
+            peer: me.clone(),
             settings: origin.settings.clone(),
             ids_from: origin.ids_from()?,
         });

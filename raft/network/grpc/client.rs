@@ -23,7 +23,7 @@ use tonic::{Response, Status};
 
 use crate::network::convert::Malformed;
 use crate::network::grpc::connection::{
-    Connection, Lane, SendError, Slot, Target, Unconnected, described, is_refusal,
+    Connection, Lane, SendError, Slot, Target, Unconnected, described, is_deserted, is_refusal,
 };
 use crate::network::grpc::messages;
 use crate::network::grpc::tls::Tls;
@@ -395,6 +395,11 @@ struct GrpcLink {
 }
 
 impl Link for GrpcLink {
+    fn is_deserted(&self, patience: Duration) -> BoxFuture<'static, bool> {
+        let target = Arc::clone(&self.route.target);
+        async move { timeout(patience, is_deserted(&target)).await.unwrap_or(false) }.boxed()
+    }
+
     fn append(
         &self,
         request: AppendRequest,

@@ -240,6 +240,21 @@ async fn dial_one(
     Ok(stream)
 }
 
+/// Whether all of the peer's addresses answer that nobody listens. Nothing is said on a connection that
+/// is made: that there is one is all that was asked.
+pub(super) async fn is_deserted(target: &Target) -> bool {
+    let address = target.address.load_full();
+    let Ok(found) = lookup_host(&*address).await else { return false };
+    let mut refused = 0;
+    for to in found {
+        match TcpStream::connect(to).await {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => refused += 1,
+            _ => return false,
+        }
+    }
+    refused > 0
+}
+
 /// Says who we are and hears who they are. Only then is the connection one.
 async fn greet(connection: &Connection, target: &Target) -> Result<(), Unconnected> {
     let hello = wire::HelloRequest {

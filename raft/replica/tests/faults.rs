@@ -334,3 +334,51 @@ async fn a_member_that_stops_breaks_off_what_peers_have_under_way() {
     cluster.heal();
     cluster.converge().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_process_is_gone_is_followed_by_another_before_its_time() {
+    for seed in 35..40 {
+        let mut cluster = Cluster::of(3, seed, quick()).await;
+        let old = cluster.leader().await;
+        cluster.put(old, "a", "1").await.unwrap();
+        // Both have all of the log, and hear the leader at the same moments.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let lost = tokio::time::Instant::now();
+        cluster.crash(old).await;
+        let new = cluster.leader_but(old).await;
+        let shortest = Duration::from_millis(cluster.config.election_timeout_ms.0);
+        assert!(lost.elapsed() < shortest, "seed {seed}: {new} led after {:?}", lost.elapsed());
+        cluster.put(new, "a", "2").await.unwrap();
+        cluster.start(old).await.unwrap();
+        cluster.until(old, |status| status.ready).await;
+        cluster.converge().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_stands_still_is_given_its_time() {
+    let cluster = Cluster::of(3, 40, quick()).await;
+    let leader = cluster.leader().await;
+    cluster.put(leader, "a", "1").await.unwrap();
+    let term = cluster.replica(leader).header().term;
+    cluster.network.pause(NodeId(leader));
+    tokio::time::sleep(Duration::from_millis(cluster.config.election_timeout_ms.0)).await;
+    cluster.network.resume(NodeId(leader));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(cluster.leader().await, leader);
+    for id in 1..=3 {
+        assert_eq!(cluster.replica(id).header().term, term, "as member {id} sees it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_heard_leads_on_where_nobody_seems_to_listen() {
+    let cluster = Cluster::of(3, 41, quick()).await;
+    let leader = cluster.leader().await;
+    cluster.put(leader, "a", "1").await.unwrap();
+    let term = cluster.replica(leader).header().term;
+    cluster.network.close(NodeId(leader));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    cluster.put(leader, "a", "2").await.unwrap();
+    assert_eq!(cluster.replica(leader).header().term, term);
+}

@@ -88,6 +88,49 @@ async fn what_is_known_of_a_member_can_change() {
     }
 }
 
+/// A member that was restored elsewhere tells where it is while another joins: whichever is agreed on
+/// first, and whether the joiner is filled before or after.
+#[tokio::test(start_paused = true)]
+async fn who_joins_hears_where_a_member_has_moved_meanwhile() {
+    for wait_ms in (0..200).step_by(20) {
+        let config = Config { become_voter: true, log_entries_kept: 10, ..quick() };
+        let mut cluster = Cluster::of(1, 72, config).await;
+        for i in 0..100 {
+            cluster.put(1, &format!("k{i}"), "v").await.unwrap();
+        }
+        // Who joins is filled by a snapshot: the log begins later.
+        cluster.until(1, |status| status.purged.0 > 0).await;
+        let delay = Duration::from_millis(1)..Duration::from_millis(30);
+        cluster.network.set_faults(Faults { delay, ..Faults::default() });
+        cluster.prepare(2);
+        cluster.start(2).await.unwrap();
+        let joins = cluster.members[&2].peer.clone();
+        let moved = Peer { address: "10.9.9.9:2380".into(), ..cluster.members[&1].peer.clone() };
+        let replica = cluster.replica(1);
+        let telling = async {
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            while let Err(error) = replica.update(NodeId(1), moved.clone()).await {
+                assert_eq!(refused::<()>(Err(error)), MembershipError::InProgress);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let joining = async {
+            while let Err(error) = replica.add_learner(NodeId(2), joins.clone()).await {
+                assert_eq!(refused::<()>(Err(error)), MembershipError::InProgress);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::join!(telling, joining);
+        cluster.until(2, |status| status.role == Role::Follower).await;
+        cluster.converge().await;
+        for id in [1, 2] {
+            let members = cluster.replica(id).members();
+            let one = members.iter().find(|member| member.id == NodeId(1)).unwrap();
+            assert_eq!(one.peer, moved, "as member {id} sees it, told after {wait_ms} ms");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_is_removed_hears_of_it_and_stays_out() {
     let mut cluster = Cluster::of(3, 64, quick()).await;

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use tokio::net::TcpListener;
 
+use super::super::authority::Authority;
 use super::bed::{
     PATIENCE, Server, Witness, append, chunk, header, heartbeat, node, server, vote_of,
 };
@@ -14,7 +16,7 @@ use crate::network::grpc::{GrpcTransport, Tls};
 use crate::network::{
     AppendRequest, Forward, Forwarded, LinkError, SnapshotChunk, Transport, VoteRequest,
 };
-use crate::types::NodeId;
+use crate::types::{NodeId, Peer};
 
 /// Requests without end, and how many of them were taken.
 fn counted(
@@ -165,4 +167,21 @@ async fn a_link_follows_its_peer_to_another_address() {
     tokio::time::timeout(PATIENCE, arrives).await.expect("the link leads to the new address");
     assert!(second.witness.count() > 0);
     second.stop().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_is_gone_is_told_from_one_that_is_silent() {
+    let authority = Authority::new("peers");
+    let silent = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let peer = Peer { address: silent.local_addr().unwrap().to_string(), ..Peer::default() };
+    let tls = Tls::new(&authority.of(node(2))).unwrap();
+    let link = GrpcTransport::new(node(2), tls).link(NodeId(1), &peer);
+    assert!(!link.is_deserted(PATIENCE).await, "its machine takes connections for it");
+    drop(silent);
+    assert!(link.is_deserted(PATIENCE).await, "nobody listens");
+    let (server, authority) = server(Witness::new()).await;
+    let link = server.link(node(2), &authority.of(node(2)), NodeId(1));
+    assert!(!link.is_deserted(PATIENCE).await);
+    heartbeat(&link).await.expect("it is served after it was looked for");
+    server.stop().await;
 }
