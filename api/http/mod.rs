@@ -320,6 +320,11 @@ impl Serving {
             }
         }
         let reply = self.front.road.call(who, request).await?;
+        if let Some(record) = record {
+            for (key, value) in &reply.annotations {
+                record.annotate(key, value);
+            }
+        }
         let warnings = reply.warnings.clone();
         let mut response = wish.reply(reply)?;
         for warning in warning_values(&warnings) {

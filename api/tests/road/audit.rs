@@ -9,7 +9,7 @@ use kontiki_api::object::time::Clock;
 use kontiki_api::sandbox::Sandbox;
 use serde_json::{Value, json};
 
-use crate::http::{Api, CONFIG_MAPS, config_map};
+use crate::http::{Api, CONFIG_MAPS, MERGE, PODS, config_map, pod};
 
 const POLICY: &str = r#"
 apiVersion: audit.k8s.io/v1
@@ -130,4 +130,22 @@ async fn a_watch_is_written_when_it_begins_and_when_it_ends() {
     };
     tokio::time::timeout(Duration::from_secs(60), done).await.expect("the watch ends");
     assert_eq!(stages(), ["RequestReceived", "ResponseStarted", "ResponseComplete"]);
+}
+
+#[tokio::test]
+async fn what_admission_notes_is_written_with_the_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let every = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]";
+    let api = audited(folder.path(), every).await;
+    let account = json!({"kind": "ServiceAccount", "apiVersion": "v1",
+        "metadata": {"name": "default"}});
+    api.create("/api/v1/namespaces/default/serviceaccounts", &account).await;
+    let labels =
+        json!({"metadata": {"labels": {"pod-security.kubernetes.io/audit": "restricted"}}});
+    let namespace = api.patch("/api/v1/namespaces/default", MERGE, &labels).await;
+    assert_eq!(namespace.code, 200);
+    api.ask("POST", PODS, &[("audit-id", "pod")], pod("a").to_string()).await;
+    let all = events(folder.path(), "pod");
+    let why = &all.last().unwrap()["annotations"]["pod-security.kubernetes.io/audit-violations"];
+    assert!(why.as_str().is_some_and(|why| why.contains("restricted")), "{all:?}");
 }

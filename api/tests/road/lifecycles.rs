@@ -338,7 +338,7 @@ fn of_groups() -> Vec<Case> {
 }
 
 /// A request for a certificate, in base64 of PEM.
-fn request() -> String {
+pub fn request() -> String {
     use base64::Engine as _;
     let key = rcgen::KeyPair::generate().unwrap();
     let asked = rcgen::CertificateParams::new(Vec::new()).unwrap();
