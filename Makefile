@@ -58,6 +58,10 @@ faults: build ## break clusters of real processes and judge what clients saw (AR
 sim: setup ## whole clusters on simulated time, network and disks, by seed (ARGS="--minutes 60" ...)
 	@$(WITH) cargo run --quiet --package kontiki-sim -- $(ARGS)
 
+.PHONY: conformance
+conformance: build ## upstream's conformance suite against `kontiki start` (KUBERNETES=dir or E2E=file, GROUP, FOCUS)
+	@tests/conformance/run
+
 .PHONY: mutants
 mutants: setup ## plant bugs in a copy of the tree; each must be caught (ARGS="vote-not-persisted" for one)
 	@$(WITH) tests/faults/mutants/run $(ARGS)

@@ -4,11 +4,13 @@
 //! [`kinds`] which types there are and how each behaves, [`codec`] and [`merge`] bytes and patches,
 //! [`objects`] how objects rest in the store, [`live`] what is followed there, [`request`] what may be asked,
 //! [`auth`] and [`admission`] who is asked about it, [`pipeline`] the road itself, [`http`] its REST front,
+//! [`audit`] what is written down of it,
 //! [`client`] how the rest of the house asks, [`bootstrap`] what every cluster holds. [`server`] puts them
 //! together. [`listener`] takes TLS connections for every front, [`cluster`] is the front for masters and
 //! operators, [`etcd`] the one for etcd's clients. `docs/api.md` draws the rooms and who may know whom.
 
 pub mod admission;
+pub mod audit;
 pub mod auth;
 #[cfg(test)]
 mod bed;

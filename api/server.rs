@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use kontiki_raft::Replica;
 
 use crate::admission::{self, Sources};
+use crate::audit::Audit;
 use crate::auth::authenticate::Authentication;
 use crate::auth::authorize::Authorization;
 use crate::auth::bootstrap_token::BootstrapTokens;
@@ -50,6 +51,8 @@ pub struct Config {
     pub authenticator: Option<Arc<dyn Authenticator>>,
     /// The other masters, through which nodes are reached whose agents are not here.
     pub peers: Option<Peers>,
+    /// Where requests are written down, if anywhere.
+    pub audit: Option<Arc<Audit>>,
 }
 
 impl Config {
@@ -70,6 +73,7 @@ impl Config {
             clock: Clock::System,
             authenticator: None,
             peers: None,
+            audit: None,
         }
     }
 }
@@ -136,12 +140,12 @@ impl Server {
             road: road.clone(),
             authenticator: config.authenticator.unwrap_or(authentication),
             health,
-            metrics: Arc::new(Metrics::default()),
+            metrics: Arc::new(metrics(config.audit.as_deref())),
             limits: config.limits,
             nodes: Arc::new(sessions.clone()),
             pages: pages(&tokens, &config.bootstrap.server),
             address: config.bootstrap.server.trim_start_matches("https://").to_owned(),
-            audit: None,
+            audit: config.audit,
             stop: stop.clone(),
         });
         let bootstrap = Arc::new(config.bootstrap);
@@ -214,6 +218,19 @@ impl Server {
             } => {}
         }
     }
+}
+
+fn metrics(audit: Option<&Audit>) -> Metrics {
+    let metrics = Metrics::default();
+    if let Some(audit) = audit {
+        metrics.register(|registry| {
+            let what = "Audit events that were written";
+            registry.register("apiserver_audit_event", what, audit.written.clone());
+            let what = "Audit events that could not be written";
+            registry.register("apiserver_audit_error", what, audit.failed.clone());
+        });
+    }
+    metrics
 }
 
 /// What has to be well before a client should come here.

@@ -16,12 +16,12 @@ mod info;
 mod limits;
 pub mod metrics;
 mod negotiate;
+mod record;
 mod respond;
 mod streams;
 mod table;
 mod watch;
 
-use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,8 +39,9 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::{Audit, Record, Stage};
 use crate::auth::authorize::forbidden;
-use crate::auth::{self, Attributes, Authenticator, Decision, Remote, impersonate};
+use crate::auth::{self, Attributes, Authenticator, Decision, impersonate};
 use crate::error::{Reason, Status};
 use crate::pipeline::{Road, connects, is_unknown_path};
 use crate::request::{self, User, Verb};
@@ -78,23 +79,10 @@ pub struct Front {
     pub pages: Vec<Page>,
     /// Where clients reach this server, as discovery says it.
     pub address: String,
-    /// Told of every request that was answered.
-    pub audit: Option<Arc<dyn Fn(&Audit<'_>) + Send + Sync>>,
+    /// What is asked and answered is written down there.
+    pub audit: Option<Arc<Audit>>,
     /// Ends watches when the server goes.
     pub stop: CancellationToken,
-}
-
-/// What happened, for an audit log.
-#[derive(Clone, Debug)]
-pub struct Audit<'a> {
-    pub id: &'a str,
-    pub who: &'a User,
-    /// The real user, where `who` is an impersonated one.
-    pub real: &'a User,
-    pub method: &'a Method,
-    pub path: &'a str,
-    pub code: u16,
-    pub address: Option<IpAddr>,
 }
 
 struct Serving {
@@ -183,24 +171,45 @@ impl Serving {
         info: Info,
         label: &metrics::Label,
     ) -> Result<Response<Body>, Status> {
-        let (who, real) = self.identify(parts).await?;
-        let (headers, method) = (parts.headers.clone(), parts.method.clone());
-        let path = parts.uri.path().to_owned();
-        let remote = parts.extensions.get::<Remote>().map(|it| it.0.ip());
-        let answered = self.answer(who.clone(), parts, body, info, label).await;
-        let response = answered.unwrap_or_else(|status| refuse(&headers, &status));
-        if let Some(audit) = &self.front.audit {
-            audit(&Audit {
-                id,
-                who: &who,
-                real: real.as_ref().unwrap_or(&who),
-                method: &method,
-                path: &path,
-                code: response.status().as_u16(),
-                address: remote,
-            });
+        let audit = self.front.audit.as_ref();
+        let headers = parts.headers.clone();
+        let goes_on = matches!(&info.what, What::Resource { request, .. } if is_long(request));
+        let found = self.front.authenticator.authenticate(parts).await;
+        let real = match found.and_then(|real| real.ok_or_else(Status::unauthorized)) {
+            Ok(real) => real,
+            Err(status) => {
+                let record = record::begin(audit, id, &User::default(), parts, &info);
+                let response = refuse(&headers, &status);
+                return Ok(record::finish(record, false, response).await);
+            }
+        };
+        let mut record = record::begin(audit, id, &real, parts, &info);
+        if let Some(record) = &mut record {
+            record.stage(Stage::RequestReceived);
         }
-        Ok(response)
+        let answered = self.permitted(real, parts, body, info, label, &mut record).await;
+        let response = answered.unwrap_or_else(|status| refuse(&headers, &status));
+        Ok(record::finish(record, goes_on, response).await)
+    }
+
+    async fn permitted(
+        &self,
+        real: User,
+        parts: &mut Parts,
+        body: Body,
+        info: Info,
+        label: &metrics::Label,
+        record: &mut Option<Record>,
+    ) -> Result<Response<Body>, Status> {
+        let impersonated = self.impersonated(&real, parts)?;
+        if let (Some(record), Some(user)) = (record.as_mut(), &impersonated) {
+            record.impersonates(user);
+        }
+        let who = impersonated.unwrap_or(real);
+        if let Some(record) = record {
+            record::decide(record, &**self.front.road.authorizer(), &who, parts, &info);
+        }
+        self.answer(who, parts, body, info, label, record).await
     }
 
     async fn answer(
@@ -210,6 +219,7 @@ impl Serving {
         body: Body,
         info: Info,
         label: &metrics::Label,
+        record: &mut Option<Record>,
     ) -> Result<Response<Body>, Status> {
         match &info.what {
             What::Path(path) => {
@@ -225,7 +235,7 @@ impl Serving {
             What::Resource { request, .. } => {
                 let place = self.places.take(request.verb)?;
                 let running = self.front.metrics.in_flight(request.verb);
-                let call = self.call(&who, parts, body, info);
+                let call = self.call(&who, parts, body, info, record);
                 match tokio::time::timeout(DEADLINE, call).await {
                     // A large list is sent after this: until then it takes its place.
                     Ok(answered) => Ok(held::holding(answered?, (place, running))),
@@ -238,15 +248,11 @@ impl Serving {
         }
     }
 
-    /// Who asks; and who that really is, if it is in another's name.
-    async fn identify(&self, parts: &Parts) -> Result<(User, Option<User>), Status> {
-        let found = self.front.authenticator.authenticate(parts).await?;
-        let real = found.ok_or_else(Status::unauthorized)?;
-        let Some(wanted) = impersonate::read(&parts.headers)? else {
-            return Ok((real, None));
-        };
+    /// In whose name it is asked, if that is another's.
+    fn impersonated(&self, real: &User, parts: &Parts) -> Result<Option<User>, Status> {
+        let Some(wanted) = impersonate::read(&parts.headers)? else { return Ok(None) };
         for check in &wanted.checks {
-            let attributes = check.attributes(&real);
+            let attributes = check.attributes(real);
             match self.front.road.authorizer().decide(&attributes) {
                 Decision::Allow(_) => {}
                 Decision::Deny(why) | Decision::NoOpinion(why) => {
@@ -254,7 +260,7 @@ impl Serving {
                 }
             }
         }
-        Ok((wanted.user, Some(real)))
+        Ok(Some(wanted.user))
     }
 
     fn permit_path(&self, who: &User, method: &Method, path: &str) -> Result<(), Status> {
@@ -294,6 +300,7 @@ impl Serving {
         parts: &Parts,
         body: Body,
         info: Info,
+        record: &mut Option<Record>,
     ) -> Result<Response<Body>, Status> {
         let wish = self.wish(parts, &info);
         let What::Resource { request, rest } = &info.what else {
@@ -308,8 +315,16 @@ impl Serving {
             self.acceptable(&request, &wish)?;
         } else {
             request.body = read(&parts.headers, body).await?;
+            if let Some(record) = record {
+                record.request(&request.body);
+            }
         }
         let reply = self.front.road.call(who, request).await?;
+        if let Some(record) = record {
+            for (key, value) in &reply.annotations {
+                record.annotate(key, value);
+            }
+        }
         let warnings = reply.warnings.clone();
         let mut response = wish.reply(reply)?;
         for warning in warning_values(&warnings) {

@@ -441,6 +441,9 @@ const ALIASES: [(&str, &str); 3] = [
     ("status.successful", "status.succeeded"),
 ];
 
+/// Fields that another stands for when they are absent.
+const OTHERWISE: [(&str, &str); 1] = [("source", "reportingComponent")];
+
 /// Fields that are not text, with what they are when they are absent.
 const ABSENT: [(&str, &str); 4] = [
     ("spec.hostNetwork", "false"),
@@ -452,7 +455,11 @@ const ABSENT: [(&str, &str); 4] = [
 /// A field as selectors see it: text, empty where it is absent.
 fn field<'a>(object: &'a Value, name: &str) -> Cow<'a, str> {
     let path = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, path)| path);
-    let found = path.split('.').try_fold(object, |value, name| value.get(name));
+    let at = |path: &str| path.split('.').try_fold(object, |value, name| value.get(name));
+    let found = at(path).filter(|it| *it != "").or_else(|| {
+        let (_, other) = OTHERWISE.iter().find(|(field, _)| *field == name)?;
+        at(other)
+    });
     match found {
         Some(Value::String(text)) => text.into(),
         Some(Value::Bool(_) | Value::Number(_)) => {

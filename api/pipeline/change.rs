@@ -301,10 +301,11 @@ impl Writer<'_> {
             Shown::new(kind, Object::new(existing.key().clone(), rest.clone(), revision, revision))
         };
         let warnings = attempt.warnings.clone();
+        let annotations = attempt.annotations.clone();
         let done = |shown| {
             let mut all = self.warnings.clone();
             all.extend(warnings.iter().cloned());
-            Step::Done(Reply::object(200, shown, all))
+            Step::Done(Reply::object(200, shown, all).annotated(annotations.clone()))
         };
         if unchanged && !goes {
             return Ok(if warnings.is_empty() {

@@ -143,7 +143,8 @@ impl Writer<'_> {
             }
             let taken = match inner.insert(&mut attempt).await? {
                 Inserted::Done(shown) => {
-                    return Ok(Reply::object(201, shown, attempt.warnings));
+                    let reply = Reply::object(201, shown, attempt.warnings);
+                    return Ok(reply.annotated(attempt.annotations));
                 }
                 Inserted::Taken(status) => status,
             };

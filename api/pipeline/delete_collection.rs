@@ -51,7 +51,7 @@ impl Road {
             }
         }
         let listing = Listing::of(&target.kind, revision, deleted);
-        Ok(Reply { code: 200, answer: Answer::List(listing), warnings: Vec::new() })
+        Ok(Reply::list(listing))
     }
 
     async fn delete_item(

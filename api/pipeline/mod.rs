@@ -46,6 +46,7 @@ pub use allocation::Networks;
 pub use compaction::Compaction;
 pub use connect::{Connection, connects};
 pub use list::Listing;
+pub(crate) use permit::asking;
 pub use reply::{Answer, Reply};
 pub use shown::Shown;
 pub use target::is_unknown_path;

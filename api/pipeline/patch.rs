@@ -3,9 +3,10 @@
 //! A patch is made on the object as the URL's version shows it, and made again if the object moved meanwhile:
 //! so a patch without a resourceVersion does not lose against another writer.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Road;
 use super::body;
@@ -68,6 +69,17 @@ impl Patch {
             PatchKind::Strategic => merge::strategic::apply(schema, old, &self.value),
             PatchKind::Apply => Err(Status::internal("an apply is no patch of one object alone")),
         }
+    }
+
+    /// What a JSON patch finds: its paths lead through a status even where nothing has been said of it yet.
+    fn seen<'v>(&self, kind: &Kind, old: &'v Value) -> Cow<'v, Value> {
+        let missing = kind.has_status && !kind.custom && old.get("status").is_none();
+        if self.kind != PatchKind::Json || !missing || !old.is_object() {
+            return Cow::Borrowed(old);
+        }
+        let mut seen = old.clone();
+        seen["status"] = json!({});
+        Cow::Owned(seen)
     }
 
     /// The result is no object of the kind: it is the patch that is at fault.
@@ -149,7 +161,7 @@ impl Road {
         let kind = target.kind.clone();
         let validation = options.validation;
         let make = making(|old| {
-            let made = patch.on(&kind.schema, old).and_then(|value| {
+            let made = patch.on(&kind.schema, &patch.seen(&kind, old)).and_then(|value| {
                 let checked = body::check(&kind, value, validation);
                 let body::Decoded { value, warnings } =
                     checked.map_err(|error| patch.refused(&kind, old, &error))?;

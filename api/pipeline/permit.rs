@@ -20,30 +20,39 @@ impl Road {
         request: &Request,
         verb: &str,
     ) -> Result<(), Status> {
-        let selected = selected(request);
-        let only = selected.iter().find(|(field, _)| field == "metadata.name");
-        let only = only.map(|(_, value)| value.as_str());
-        let name = request.name.as_deref().or(only).unwrap_or_default();
-        let resource = &request.resource;
-        // A namespace lies in itself, as far as rules are concerned.
-        let is_namespace = resource.group.is_empty() && resource.resource == "namespaces";
-        let namespace =
-            if is_namespace { name } else { request.namespace.as_deref().unwrap_or_default() };
-        let attributes = Attributes {
-            group: &resource.group,
-            version: &resource.version,
-            resource: &resource.resource,
-            subresource: request.subresource.as_deref().unwrap_or_default(),
-            namespace,
-            name,
-            field_selector: &selected,
-            ..Attributes::of(who, verb)
-        };
-        match self.authorizer.decide(&attributes) {
+        asking(who, request, verb, |attributes| match self.authorizer.decide(attributes) {
             Decision::Allow(_) => Ok(()),
-            Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(&attributes, &why)),
-        }
+            Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(attributes, &why)),
+        })
     }
+}
+
+/// Hands on the request as the authorizer is told of it.
+pub(crate) fn asking<R>(
+    who: &User,
+    request: &Request,
+    verb: &str,
+    then: impl FnOnce(&Attributes<'_>) -> R,
+) -> R {
+    let selected = selected(request);
+    let only = selected.iter().find(|(field, _)| field == "metadata.name");
+    let only = only.map(|(_, value)| value.as_str());
+    let name = request.name.as_deref().or(only).unwrap_or_default();
+    let resource = &request.resource;
+    // A namespace lies in itself, as far as rules are concerned.
+    let is_namespace = resource.group.is_empty() && resource.resource == "namespaces";
+    let namespace =
+        if is_namespace { name } else { request.namespace.as_deref().unwrap_or_default() };
+    then(&Attributes {
+        group: &resource.group,
+        version: &resource.version,
+        resource: &resource.resource,
+        subresource: request.subresource.as_deref().unwrap_or_default(),
+        namespace,
+        name,
+        field_selector: &selected,
+        ..Attributes::of(who, verb)
+    })
 }
 
 /// What a list, watch or deletecollection is narrowed to.

@@ -12,6 +12,8 @@ pub struct Reply {
     pub code: u16,
     pub answer: Answer,
     pub warnings: Vec<String>,
+    /// What admission had to say to the audit log: (key, value).
+    pub annotations: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -25,10 +27,19 @@ pub enum Answer {
 
 impl Reply {
     pub(super) fn object(code: u16, shown: Shown, warnings: Vec<String>) -> Reply {
-        Reply { code, answer: Answer::Object(shown), warnings }
+        Reply { code, answer: Answer::Object(shown), warnings, annotations: Vec::new() }
     }
 
     pub(super) fn value(code: u16, value: Value, warnings: Vec<String>) -> Reply {
-        Reply { code, answer: Answer::Value(value), warnings }
+        Reply { code, answer: Answer::Value(value), warnings, annotations: Vec::new() }
+    }
+
+    pub(super) fn list(listing: Listing) -> Reply {
+        let (warnings, annotations) = (Vec::new(), Vec::new());
+        Reply { code: 200, answer: Answer::List(listing), warnings, annotations }
+    }
+
+    pub(super) fn annotated(self, annotations: Vec<(String, String)>) -> Reply {
+        Reply { annotations, ..self }
     }
 }

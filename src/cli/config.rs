@@ -5,11 +5,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use ipnet::IpNet;
+use kontiki_api::audit::{Audit, Place, Policy};
 use kontiki_api::cluster::token::Token;
 use kontiki_api::cluster::wire::ClusterSettings;
+use kontiki_api::object::time::Clock;
 use serde::{Deserialize, Serialize};
 
 use super::period::Period;
@@ -140,6 +143,26 @@ pub struct Options {
     )]
     pub controllers: Vec<String>,
 
+    /// Write who asked for what to this file, as audit.k8s.io/v1; - for standard output
+    #[arg(long, value_name = "FILE", env = "KONTIKI_AUDIT_LOG_PATH", help_heading = MASTERS)]
+    pub audit_log_path: Option<PathBuf>,
+
+    /// What of it is written (a Policy of audit.k8s.io/v1)
+    #[arg(long, value_name = "FILE", env = "KONTIKI_AUDIT_POLICY_FILE", help_heading = MASTERS)]
+    pub audit_policy_file: Option<PathBuf>,
+
+    /// Days for which old audit logs are kept [default: for ever]
+    #[arg(long, value_name = "DAYS", env = "KONTIKI_AUDIT_LOG_MAXAGE", help_heading = MASTERS)]
+    pub audit_log_maxage: Option<u64>,
+
+    /// How many old audit logs are kept [default: all]
+    #[arg(long, value_name = "COUNT", env = "KONTIKI_AUDIT_LOG_MAXBACKUP", help_heading = MASTERS)]
+    pub audit_log_maxbackup: Option<usize>,
+
+    /// Megabytes at which another audit log is begun [default: 100]
+    #[arg(long, value_name = "SIZE", env = "KONTIKI_AUDIT_LOG_MAXSIZE", help_heading = MASTERS)]
+    pub audit_log_maxsize: Option<u64>,
+
     /// How often the store is archived below DIR/backups; 0s for never [default: 12h]
     #[arg(long, value_name = "TIME", env = "KONTIKI_SNAPSHOT_INTERVAL", help_heading = MASTERS)]
     pub snapshot_interval: Option<Period>,
@@ -256,6 +279,32 @@ impl Options {
         })
     }
 
+    /// Where requests are written down. What cannot be read or opened is wrong usage.
+    fn audit(&self) -> Result<Option<Arc<Audit>>, Failure> {
+        let Some(path) = &self.audit_log_path else { return Ok(None) };
+        let Some(file) = &self.audit_policy_file else {
+            return Err(Failure::Usage(
+                "an audit log needs a policy that says what is written (--audit-policy-file)"
+                    .into(),
+            ));
+        };
+        let wrong = |why: String| {
+            Failure::Usage(format!("audit policy {} (--audit-policy-file): {why}", file.display()))
+        };
+        let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+        let place = Place {
+            path: path.clone(),
+            megabytes_max: self.audit_log_maxsize.unwrap_or(0),
+            backups_max: self.audit_log_maxbackup.unwrap_or(0),
+            days_max: self.audit_log_maxage.unwrap_or(0),
+        };
+        let policy = Policy::read(&text).map_err(wrong)?;
+        let audit = Audit::open(policy, place, Clock::System).map_err(|error| {
+            Failure::Usage(format!("audit log {} (--audit-log-path): {error}", path.display()))
+        })?;
+        Ok(Some(Arc::new(audit)))
+    }
+
     /// What controllers by themselves make of it.
     pub fn controllers(self, asked: Asked) -> Result<controllers::Settings, Failure> {
         let taken = "complete() has filled it in";
@@ -307,6 +356,7 @@ impl Options {
                 Period::CERTIFICATE_MIN
             )));
         }
+        let audit = all.audit()?;
         let interval = all.snapshot_interval.expect(taken);
         let retention = all.snapshot_retention.expect(taken) as usize;
         let asked =
@@ -333,6 +383,7 @@ impl Options {
             tls_san: all.tls_san,
             certificate_life: life.0,
             loops: Some(selection(&all.controllers)?),
+            audit,
             node: None,
             snapshots: (!interval.0.is_zero() && retention > 0)
                 .then_some(Schedule { interval: interval.0, retention }),

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kontiki_api::audit::Audit;
 use kontiki_api::bootstrap::{self, masters};
 use kontiki_api::cluster::wire::{ClusterSettings, MasterRecord};
 use kontiki_api::cluster::{self, Records};
@@ -47,6 +48,7 @@ impl Kube {
         pki: &Arc<Material>,
         cluster: &ClusterSettings,
         url: &str,
+        audit: Option<Arc<Audit>>,
         stop: CancellationToken,
     ) -> Result<Kube, Failure> {
         let authorities = cluster::Pki::authorities(&**pki);
@@ -63,6 +65,7 @@ impl Kube {
         };
         let mut config = Config::new(bootstrap, authorities.service_account_key);
         config.peers = Some(peers(&replica, pki, url));
+        config.audit = audit;
         let server = Server::new(replica.clone(), config, stop)
             .map_err(|error| Failure::Run(format!("the key that signs tokens: {error}")))?;
         let settings = Settings {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kontiki_api::audit::Audit;
 use kontiki_api::cluster::token::Token;
 use kontiki_api::cluster::wire::{ClusterSettings, MasterRecord, id_of};
 use kontiki_api::cluster::{self, Front};
@@ -65,6 +66,8 @@ pub struct Settings {
     pub snapshots: Option<Schedule>,
     /// Controllers and scheduler run here when this master leads: these of them.
     pub loops: Option<Selection>,
+    /// Where requests are written down.
+    pub audit: Option<Arc<Audit>>,
     /// A node in the same process.
     pub node: Option<node::Settings>,
 }
@@ -228,8 +231,14 @@ impl Master {
             settings: origin.settings.clone(),
             ids_from: origin.ids_from()?,
         });
-        let kube =
-            Kube::new(replica.clone(), &material, &origin.settings, &record.api, stop.clone())?;
+        let kube = Kube::new(
+            replica.clone(),
+            &material,
+            &origin.settings,
+            &record.api,
+            settings.audit.clone(),
+            stop.clone(),
+        )?;
         let api_router = front.public().merge(kube.server.router());
         let store_router =
             front.private().merge(etcd::router(replica.clone(), etcd::Config::new(etcd_clock())));

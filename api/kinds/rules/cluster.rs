@@ -105,36 +105,3 @@ pub(super) fn runtime_class_change(new: &Value, old: &Value) -> Vec<Cause> {
     Field::of(new).at("handler").must_stay(&Field::of(old).at("handler"), &mut found);
     found
 }
-
-pub(super) fn signing_request(object: &Value) -> Vec<Cause> {
-    let mut found = Found::new();
-    let spec = Field::of(object).at("spec");
-    spec.at("request").must_not_be_empty(&mut found);
-    let usages = spec.at("usages");
-    if usages.is_empty() {
-        found.push(usages.required("usages must be specified"));
-    }
-    let signer = spec.at("signerName");
-    if signer.is_empty() {
-        found.push(signer.required(""));
-    } else if signer
-        .text()
-        .split_once('/')
-        .is_none_or(|(host, path)| names::bad_subdomain(host).is_some() || path.is_empty())
-    {
-        found.push(signer.invalid(
-            "must be a fully qualified domain and path of the form 'example.com/signer-name'",
-        ));
-    }
-    let seconds = spec.at("expirationSeconds");
-    if seconds.number().is_some_and(|number| number < 600) {
-        found
-            .push(seconds.invalid("may not specify a duration less than 600 seconds (10 minutes)"));
-    }
-    found
-}
-
-/// What was asked for stays as it was asked, whatever an update says.
-pub(super) fn keep_request(new: &mut Value, old: &Value) {
-    meta::copy_field(new, old, "spec");
-}

@@ -4,11 +4,16 @@
 //! they know. A rule is pure: the object, and on a change the one before it, and nothing else.
 //! Never: changes anything; defaults have been filled in before.
 
+mod certificates;
 mod claims;
 mod cluster;
 mod containers;
 mod contents;
+mod devices;
+mod drivers;
 mod field;
+mod flow;
+mod hooks;
 mod jobs;
 mod limits;
 mod network;
@@ -27,6 +32,8 @@ use serde_json::Value;
 use super::Hooks;
 use crate::error::Cause;
 use field::{Field, Found};
+
+const HOOKS: &str = "admissionregistration.k8s.io";
 
 /// The rules of a kind: of any object, and of a change of it.
 #[derive(Clone, Copy, Default)]
@@ -118,12 +125,54 @@ pub(super) fn of(group: &str, version: &str, kind: &str) -> Rules {
         ("storage.k8s.io", "StorageClass") => {
             Rules::of(claims::storage_class).and(claims::storage_class_change)
         }
+        ("storage.k8s.io", "CSIDriver") => Rules::of(drivers::driver).and(drivers::driver_change),
+        ("storage.k8s.io", "CSINode") => Rules::of(drivers::node).and(drivers::node_change),
+        ("storage.k8s.io", "VolumeAttachment") => {
+            Rules::of(drivers::attachment).and(drivers::attachment_change)
+        }
+        ("storage.k8s.io", "CSIStorageCapacity") => {
+            Rules::of(drivers::capacity).and(drivers::capacity_change)
+        }
+        ("storage.k8s.io", "VolumeAttributesClass") => {
+            Rules::of(drivers::attributes_class).and(drivers::attributes_class_change)
+        }
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => Rules::of(flow::flow_schema),
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => {
+            Rules::of(flow::priority_level)
+        }
+        (HOOKS, "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration") => {
+            Rules::of(hooks::webhooks)
+        }
+        (HOOKS, "ValidatingAdmissionPolicy") => Rules::of(hooks::validating_policy),
+        (HOOKS, "MutatingAdmissionPolicy") => Rules::of(hooks::mutating_policy),
+        (HOOKS, "ValidatingAdmissionPolicyBinding") => Rules::of(hooks::validating_binding),
+        (HOOKS, "MutatingAdmissionPolicyBinding") => Rules::of(hooks::policy_binding),
+        ("resource.k8s.io", "ResourceClaim") => Rules::of(devices::claim).and(devices::keeps_spec),
+        ("resource.k8s.io", "ResourceClaimTemplate") => {
+            Rules::of(devices::template).and(devices::keeps_spec)
+        }
+        ("resource.k8s.io", "DeviceClass") => Rules::of(devices::class),
+        ("resource.k8s.io", "ResourceSlice") => {
+            Rules::of(devices::slice).and(devices::slice_change)
+        }
         ("coordination.k8s.io", "Lease") => Rules::of(cluster::lease),
         ("node.k8s.io", "RuntimeClass") => {
             Rules::of(cluster::runtime_class).and(cluster::runtime_class_change)
         }
         ("certificates.k8s.io", "CertificateSigningRequest") => {
-            Rules::of(cluster::signing_request).keep(cluster::keep_request)
+            Rules::of(certificates::signing_request).keep(certificates::keep_request)
+        }
+        ("certificates.k8s.io", "ClusterTrustBundle") => {
+            Rules::of(certificates::trust_bundle).and(certificates::trust_bundle_change)
+        }
+        ("certificates.k8s.io", "PodCertificateRequest") => {
+            Rules::of(certificates::pod_request).and(devices::keeps_spec)
+        }
+        ("networking.k8s.io", "ServiceCIDR") => {
+            Rules::of(network::service_range).and(network::service_range_change)
+        }
+        ("networking.k8s.io", "IPAddress") => {
+            Rules::of(network::address).and(network::address_change)
         }
         _ => Rules::default(),
     }

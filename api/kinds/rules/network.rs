@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::field::IMMUTABLE;
 use super::{Field, Found};
 use crate::error::Cause;
-use crate::object::names::bad_subdomain;
+use crate::object::names::{bad_path_segment, bad_subdomain};
 use crate::schema::causes;
 
 const PROTOCOLS: &[&str] = &["TCP", "UDP", "SCTP"];
@@ -337,5 +338,91 @@ pub(super) fn endpoint_slice_change(new: &Value, old: &Value) -> Vec<Cause> {
     let mut found = Found::new();
     let kind = |object| Field::of(object).at("addressType");
     kind(new).must_stay(&kind(old), &mut found);
+    found
+}
+
+/// A range of addresses for services.
+pub(super) fn service_range(object: &Value) -> Vec<Cause> {
+    let mut found = Found::new();
+    let ranges = Field::of(object).at("spec.cidrs");
+    if ranges.is_empty() {
+        found.push(ranges.required("at least one CIDR required"));
+        return found;
+    }
+    if ranges.len() > 2 {
+        found.push(ranges.invalid("may only hold up to 2 values"));
+        return found;
+    }
+    let read = |range: &Field<'_>| range.text().parse::<IpNet>().ok();
+    for range in ranges.items().filter(|range| read(range).is_none()) {
+        found.push(range.invalid(CIDR));
+    }
+    let of_four: Vec<bool> =
+        ranges.items().filter_map(|it| read(&it)).map(|it| it.addr().is_ipv4()).collect();
+    if let [first, second] = of_four[..]
+        && first == second
+    {
+        found.push(ranges.invalid(
+            "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and \
+             2001:db8::/64",
+        ));
+    }
+    found
+}
+
+/// A range may only be joined by one of the other family.
+pub(super) fn service_range_change(new: &Value, old: &Value) -> Vec<Cause> {
+    let mut found = Found::new();
+    let (new, old) = (Field::of(new).at("spec.cidrs"), Field::of(old).at("spec.cidrs"));
+    if new.len() != old.len() && (old.len(), new.len()) != (1, 2) {
+        found.push(new.invalid(IMMUTABLE));
+        return found;
+    }
+    for (is, was) in new.items().zip(old.items()) {
+        is.must_stay(&was, &mut found);
+    }
+    found
+}
+
+/// An address that something has taken.
+pub(super) fn address(object: &Value) -> Vec<Cause> {
+    let mut found = Found::new();
+    let address = Field::of(object);
+    let name = address.at("metadata.name");
+    let canonical = name.text().parse::<IpAddr>().map(|it| it.to_string());
+    match canonical {
+        Err(_) => {
+            found.push(
+                name.invalid("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+            );
+        }
+        Ok(canonical) if canonical != name.text() => {
+            found.push(name.invalid(&format!("must be in canonical form ({canonical:?})")));
+        }
+        Ok(_) => {}
+    }
+    let parent = address.at("spec.parentRef");
+    if !parent.is_set() {
+        found.push(parent.required(""));
+        return found;
+    }
+    if !parent.at("group").is_empty() {
+        parent.at("group").must_be_subdomain(&mut found);
+    }
+    for part in ["resource", "name"] {
+        let part = parent.at(part);
+        if part.is_empty() {
+            found.push(part.required(""));
+        } else {
+            part.must_be(bad_path_segment, &mut found);
+        }
+    }
+    found
+}
+
+pub(super) fn address_change(new: &Value, old: &Value) -> Vec<Cause> {
+    let mut found = Found::new();
+    let (new, old) = (Field::of(new), Field::of(old));
+    new.at("spec.parentRef").must_stay(&old.at("spec.parentRef"), &mut found);
     found
 }

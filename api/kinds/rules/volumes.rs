@@ -1,5 +1,6 @@
 //! The volumes of a pod.
 
+use super::certificates::{SECONDS_MIN, check_signer, seconds_max};
 use super::containers::Volumes;
 use super::field::duplicates;
 use super::{Field, Found};
@@ -69,12 +70,7 @@ fn check_items(source: &Field<'_>, found: &mut Found) {
         item.at("key").must_not_be_empty(found);
         let path = item.at("path");
         path.must_not_be_empty(found);
-        if path.text().starts_with('/') {
-            found.push(path.invalid("must be a relative path"));
-        }
-        if path.text().split('/').any(|part| part == "..") {
-            found.push(path.invalid("must not contain '..'"));
-        }
+        must_be_within(&path, found);
         item.at("mode").must_be_between(0, 0o777, found);
     }
 }
@@ -101,5 +97,77 @@ fn check_projected(source: &Field<'_>, found: &mut Found) {
             }
             token.at("path").must_not_be_empty(found);
         }
+        let bundle = part.at("clusterTrustBundle");
+        if bundle.is_set() {
+            check_bundle(&bundle, found);
+        }
+        let certificate = part.at("podCertificate");
+        if certificate.is_set() {
+            check_certificate(&certificate, found);
+        }
+    }
+}
+
+/// Certificates that are trusted: by their name, or by who signs them.
+fn check_bundle(bundle: &Field<'_>, found: &mut Found) {
+    let (name, signer) = (bundle.at("name"), bundle.at("signerName"));
+    match (name.is_set(), signer.is_set()) {
+        (true, true) => {
+            found.push(bundle.invalid("only one of name and signerName may be used"));
+        }
+        (true, false) => {
+            if name.is_empty() {
+                found.push(name.required("must be a valid object name"));
+            }
+            let selector = bundle.at("labelSelector");
+            if selector.is_set() {
+                found.push(selector.invalid("labelSelector must be unset if name is specified"));
+            }
+        }
+        (false, true) => {
+            check_signer(&signer, found);
+            bundle.at("labelSelector").must_be_selector(found);
+        }
+        (false, false) => {
+            found.push(bundle.required("either name or signerName must be specified"));
+        }
+    }
+    bundle.at("path").must_not_be_empty(found);
+    must_be_within(&bundle.at("path"), found);
+}
+
+/// A certificate for the pod itself.
+fn check_certificate(certificate: &Field<'_>, found: &mut Found) {
+    const KEYS: &[&str] = &["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
+    let signer = certificate.at("signerName");
+    check_signer(&signer, found);
+    certificate.at("userAnnotations").must_be_annotations(found);
+    certificate.at("keyType").must_be_one_of(KEYS, found);
+    let (seconds, most) = (certificate.at("maxExpirationSeconds"), seconds_max(signer.text()));
+    let bound = match seconds.number() {
+        Some(number) if number < SECONDS_MIN => Some(format!(">= {SECONDS_MIN}")),
+        Some(number) if number > most => Some(format!("<= {most}")),
+        _ => None,
+    };
+    found.extend(bound.map(|bound| {
+        seconds.invalid(&format!("if provided, maxExpirationSeconds must be {bound}"))
+    }));
+    let paths = ["credentialBundlePath", "keyPath", "certificateChainPath"];
+    if paths.iter().all(|path| certificate.at(path).is_empty()) {
+        let why = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+        found.push(certificate.required(why));
+    }
+    for path in paths {
+        must_be_within(&certificate.at(path), found);
+    }
+}
+
+/// A path that does not lead out of the volume.
+fn must_be_within(path: &Field<'_>, found: &mut Found) {
+    if path.text().starts_with('/') {
+        found.push(path.invalid("must be a relative path"));
+    }
+    if path.text().split('/').any(|part| part == "..") {
+        found.push(path.invalid("must not contain '..'"));
     }
 }

@@ -221,7 +221,7 @@ impl Road {
             let some = asked.some(&view, limit);
             some.map_err(|it| if it.is(Reason::Expired) { forgotten(token) } else { it })?
         };
-        Ok(Reply { code: 200, answer: Answer::List(listing), warnings: Vec::new() })
+        Ok(Reply::list(listing))
     }
 }
 

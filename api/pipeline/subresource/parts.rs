@@ -118,8 +118,11 @@ fn same_containers(new: &Value, old: &Value) -> Vec<Cause> {
     }
 }
 
+/// Of the status the conditions; of the rest what says something about the object as such.
 fn only_conditions(new: &mut Value, old: &Value) {
     let mut kept = old_but_managed(new, old);
+    meta::copy_field(&mut kept, new, "metadata");
+    meta::unset(&mut kept, "resourceVersion");
     if let Some(conditions) = meta::at(new, &["status", "conditions"]) {
         if !kept.get("status").is_some_and(Value::is_object) {
             kept["status"] = Map::new().into();
@@ -132,6 +135,8 @@ fn only_conditions(new: &mut Value, old: &Value) {
 /// A namespace's own finalizers, and those of its metadata.
 fn only_finalizers(new: &mut Value, old: &Value) {
     let mut kept = old_but_managed(new, old);
+    meta::copy_field(&mut kept, new, "metadata");
+    meta::unset(&mut kept, "resourceVersion");
     if !kept.get("spec").is_some_and(Value::is_object) {
         kept["spec"] = Map::new().into();
     }

@@ -195,7 +195,7 @@ fn check(target: &Target, scale: &Value) -> Result<(), Status> {
 }
 
 fn shown(paths: &ScalePaths, reply: Reply) -> Result<Reply, Status> {
-    let Reply { code, answer, warnings } = reply;
+    let Reply { code, answer, warnings, .. } = reply;
     let Answer::Object(shown) = answer else {
         return Err(Status::internal("a scale was asked of what is no object"));
     };

@@ -41,7 +41,7 @@ impl Api {
         api
     }
 
-    fn over(sandbox: Sandbox) -> Api {
+    pub fn over(sandbox: Sandbox) -> Api {
         Api { sandbox, client: Client::builder(TokioExecutor::new()).build_http() }
     }
 

@@ -217,6 +217,22 @@ fn of_groups() -> Vec<Case> {
         )
         .with_status(ready()),
         case(
+            certificates,
+            "clustertrustbundles",
+            "ClusterTrustBundle",
+            json!({"spec": {"trustBundle": anchor()}}),
+        ),
+        case(
+            certificates,
+            "podcertificaterequests",
+            "PodCertificateRequest",
+            json!({"spec": {"signerName": "example.com/s", "podName": "p", "podUID": "1",
+                "serviceAccountName": "default", "serviceAccountUID": "2", "nodeName": "n",
+                "nodeUID": "3", "maxExpirationSeconds": 86400, "stubPKCS10Request": stub()}}),
+        )
+        .in_namespaces()
+        .with_status(ready()),
+        case(
             flow,
             "flowschemas",
             "FlowSchema",
@@ -251,8 +267,10 @@ fn of_groups() -> Vec<Case> {
             admission,
             "mutatingadmissionpolicies",
             "MutatingAdmissionPolicy",
-            json!({"spec": {"reinvocationPolicy": "Never", "mutations": [{"patchType": "JSONPatch",
-                "jsonPatch": {"expression": "[]"}}]}}),
+            json!({"spec": {"reinvocationPolicy": "Never", "matchConstraints": {"resourceRules": [
+                {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE"],
+                    "resources": ["deployments"]}]},
+                "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}]}}),
         ),
         case(
             admission,
@@ -320,12 +338,29 @@ fn of_groups() -> Vec<Case> {
 }
 
 /// A request for a certificate, in base64 of PEM.
-fn request() -> String {
+pub fn request() -> String {
     use base64::Engine as _;
     let key = rcgen::KeyPair::generate().unwrap();
     let asked = rcgen::CertificateParams::new(Vec::new()).unwrap();
     let pem = asked.serialize_request(&key).unwrap().pem().unwrap();
     base64::engine::general_purpose::STANDARD.encode(pem)
+}
+
+/// The same without the armour.
+fn stub() -> String {
+    use base64::Engine as _;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let asked = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    let request = asked.serialize_request(&key).unwrap();
+    base64::engine::general_purpose::STANDARD.encode(request.der())
+}
+
+/// A certificate that others can be signed with.
+fn anchor() -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut asked = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    asked.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    asked.self_signed(&key).unwrap().pem()
 }
 
 /// The version of the newest state of a collection.

@@ -160,3 +160,34 @@ async fn a_name_or_namespace_never_stands_for_those_that_begin_with_it() {
     assert_eq!(names(&api.get("/api/v1/namespaces/a/secrets").await.json()), ["a"]);
     assert_eq!(api.get("/api/v1/namespaces/a/secrets/a-").await.code, 404);
 }
+
+#[tokio::test]
+async fn events_are_selected_by_who_reported_them_in_the_words_of_either_group() {
+    let api = Api::start().await;
+    let newer = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let older = "/api/v1/namespaces/default/events";
+    let event = json!({"kind": "Event", "apiVersion": "events.k8s.io/v1",
+        "metadata": {"name": "one"}, "regarding": {"namespace": "default"},
+        "eventTime": "2026-01-01T00:00:00.000000Z", "reportingController": "c",
+        "reportingInstance": "i", "action": "a", "reason": "r", "type": "Normal"});
+    api.create(newer, &event).await;
+    let event = json!({"kind": "Event", "apiVersion": "v1", "metadata": {"name": "two"},
+        "involvedObject": {"namespace": "default"}, "source": {"component": "s"},
+        "reportingComponent": ""});
+    api.create(older, &event).await;
+    for (path, selector, expected) in [
+        (newer, "reportingController=c", "one"),
+        (older, "source=c", "one"),
+        (older, "source=s", "two"),
+        (older, "reportingComponent=c", "one"),
+    ] {
+        let list = api.get(&format!("{path}?fieldSelector={selector}")).await.json();
+        let names: Vec<&str> = list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| it["metadata"]["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, [expected], "{selector}");
+    }
+}

@@ -1,5 +1,6 @@
 //! The API as its clients meet it: over HTTP and through `Client`, against a whole server in memory.
 
+mod audit;
 mod client;
 mod discovery;
 mod hostile;

@@ -187,3 +187,37 @@ async fn a_scale_is_read_and_written_in_its_own_form() {
     assert_eq!(negative.code, 422);
     assert_eq!(negative.json()["details"]["causes"][0]["field"], "spec.replicas");
 }
+
+#[tokio::test]
+async fn a_json_patch_finds_a_status_of_which_nothing_has_been_said() {
+    let api = Api::start().await;
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let claim = json!({"kind": "ResourceClaim", "apiVersion": "resource.k8s.io/v1",
+        "metadata": {"name": "a"}, "spec": {}});
+    api.create(claims, &claim).await;
+    let patch = json!([{"op": "add", "path": "/status/allocation", "value": {}}]);
+    let path = format!("{claims}/a/status");
+    let patched = api.patch(&path, "application/json-patch+json", &patch).await;
+    assert_eq!(patched.code, 200, "{}", patched.json());
+    assert_eq!(patched.json()["status"]["allocation"], json!({}));
+}
+
+#[tokio::test]
+async fn who_approves_a_request_may_say_something_about_it() {
+    let api = Api::start().await;
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let wanted = json!({"kind": "CertificateSigningRequest",
+        "apiVersion": "certificates.k8s.io/v1", "metadata": {"name": "a"},
+        "spec": {"request": crate::lifecycles::request(), "usages": ["client auth"],
+            "signerName": "example.com/s"}});
+    api.create(requests, &wanted).await;
+    let patch = json!({"metadata": {"annotations": {"why": "asked"}},
+        "spec": {"username": "other"}, "status": {"certificate": "eA==",
+            "conditions": [{"type": "Noted", "status": "True", "reason": "r"}]}});
+    let path = format!("{requests}/a/approval");
+    let patched = api.patch(&path, MERGE, &patch).await.json();
+    assert_eq!(patched["metadata"]["annotations"]["why"], "asked");
+    assert_eq!(patched["status"]["conditions"][0]["type"], "Noted");
+    assert_eq!(patched["status"].get("certificate"), None);
+    assert_eq!(patched["spec"]["username"], "system:admin");
+}

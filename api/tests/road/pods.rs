@@ -165,3 +165,49 @@ async fn ephemeral_containers_are_added_through_their_subresource_alone() {
     let taken = json!({"spec": {"ephemeralContainers": [{"name": "c", "image": "busybox"}]}});
     assert_eq!(api.patch(&path, strategic, &taken).await.code, 422);
 }
+
+#[tokio::test]
+async fn a_pod_brings_volumes_of_a_driver_along() {
+    let api = Api::start().await;
+    let mut with = pod("a");
+    with["spec"]["volumes"] = json!([{"name": "v", "csi": {"driver": "e2e.example.com",
+        "readOnly": true, "volumeAttributes": {"size": "5"}}}]);
+    api.create(PODS, &with).await;
+    let patch = json!({"metadata": {"labels": {"patched": "yes"}}});
+    let patched = api.patch(&format!("{PODS}/a"), MERGE, &patch).await.json();
+    assert_eq!(patched["spec"]["volumes"][0]["csi"]["driver"], "e2e.example.com");
+    assert_eq!(patched["spec"]["volumes"][0]["csi"]["volumeAttributes"]["size"], "5");
+    with["metadata"]["name"] = "b".into();
+    with["spec"]["volumes"][0]["csi"]["driver"] = "".into();
+    let refused = api.write("POST", PODS, &with).await;
+    assert_eq!(
+        (refused.code, refused.json()["details"]["causes"][0]["field"].clone()),
+        (422, "spec.volumes[0].csi.driver".into())
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_for_a_pod_lasts_neither_too_short_nor_too_long() {
+    let api = Api::start().await;
+    let asking = |signer: &str, seconds: i64| {
+        let mut pod = pod("a");
+        pod["spec"]["volumes"] = json!([{"name": "v", "projected": {"sources": [{
+            "podCertificate": {"signerName": signer, "keyType": "ED25519",
+                "maxExpirationSeconds": seconds, "credentialBundlePath": "bundle.pem"}}]}}]);
+        pod
+    };
+    let field = "spec.volumes[0].projected.sources[0].podCertificate.maxExpirationSeconds";
+    for (signer, seconds, bound) in [
+        ("example.com/a", 3599, ">= 3600"),
+        ("example.com/a", 7_862_401, "<= 7862400"),
+        ("kubernetes.io/a", 86_401, "<= 86400"),
+    ] {
+        let refused = api.write("POST", PODS, &asking(signer, seconds)).await;
+        let cause = &refused.json()["details"]["causes"][0];
+        assert_eq!((refused.code, &cause["field"]), (422, &json!(field)));
+        let why =
+            format!("Invalid value: {seconds}: if provided, maxExpirationSeconds must be {bound}");
+        assert_eq!(cause["message"], why);
+    }
+    api.create(PODS, &asking("example.com/a", 7_862_400)).await;
+}

@@ -115,3 +115,56 @@ async fn a_headless_service_and_a_dry_run_hold_nothing() {
     let after = api.get(ADDRESSES).await.json()["items"].as_array().unwrap().len();
     assert_eq!(before, after);
 }
+
+#[tokio::test]
+async fn addresses_and_their_ranges_have_lives_of_their_own() {
+    let api = Api::start().await;
+    let prefix = "/apis/networking.k8s.io/v1";
+    let address = |name: &str| {
+        json!({"kind": "IPAddress", "apiVersion": "networking.k8s.io/v1",
+            "metadata": {"name": name, "labels": {"mine": "yes"}},
+            "spec": {"parentRef": {"resource": "services", "name": "s", "namespace": "default"}}})
+    };
+    let addresses = ADDRESSES.to_owned();
+    api.create(&addresses, &address("192.168.1.5")).await;
+    for (name, why) in [
+        ("a", "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+        ("2001:DB8::1", "must be in canonical form (\"2001:db8::1\")"),
+    ] {
+        let refused = api.write("POST", &addresses, &address(name)).await;
+        let said = refused.json()["message"].as_str().unwrap_or_default().to_owned();
+        assert!(refused.code == 422 && said.contains(why), "{said}");
+    }
+    let patch = json!({"metadata": {"annotations": {"a": "b"}}});
+    let one = format!("{addresses}/192.168.1.5");
+    assert_eq!(api.patch(&one, MERGE, &patch).await.code, 200);
+    let mut made = api.get(&one).await.json();
+    made["spec"]["parentRef"]["name"] = "other".into();
+    let refused = api.write("PUT", &one, &made).await.json();
+    assert!(refused["message"].as_str().unwrap().contains("field is immutable"), "{refused}");
+    let mine = format!("{addresses}?labelSelector=mine%3Dyes");
+    assert_eq!(api.get(&mine).await.json()["items"].as_array().unwrap().len(), 1);
+    assert_eq!(api.write("DELETE", &mine, &Value::Null).await.code, 200);
+    assert_eq!(api.get(&one).await.code, 404);
+
+    let range = |ranges: Value| {
+        json!({"kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1",
+            "metadata": {"name": "more"}, "spec": {"cidrs": ranges}})
+    };
+    let ranges = format!("{prefix}/servicecidrs");
+    for (bad, why) in [
+        (json!([]), "at least one CIDR required"),
+        (json!(["10.0.0.0/33"]), "must be a valid CIDR value"),
+        (json!(["10.0.0.0/24", "10.0.1.0/24"]), "no more than one IP for each IP family"),
+    ] {
+        let refused = api.write("POST", &ranges, &range(bad)).await.json();
+        assert!(refused["message"].as_str().unwrap().contains(why), "{refused}");
+    }
+    let mut made = api.create(&ranges, &range(json!(["10.77.0.0/24"]))).await;
+    made["spec"]["cidrs"] = json!(["10.78.0.0/24"]);
+    let one = format!("{ranges}/more");
+    let refused = api.write("PUT", &one, &made).await.json();
+    assert!(refused["message"].as_str().unwrap().contains("field is immutable"), "{refused}");
+    made["spec"]["cidrs"] = json!(["10.77.0.0/24", "2001:db8:77::/64"]);
+    assert_eq!(api.write("PUT", &one, &made).await.code, 200);
+}

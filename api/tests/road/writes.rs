@@ -310,3 +310,33 @@ async fn unknown_fields_are_refused_told_or_passed_over() {
     assert_eq!(api.write("POST", &path("Ignore"), &wanted).await.header("warning"), "");
     assert_eq!(api.write("POST", &path("Maybe"), &wanted).await.code, 422);
 }
+
+#[tokio::test]
+async fn a_namespace_is_updated_and_its_status_told_apart() {
+    let api = Api::start().await;
+    let made = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "team"}});
+    let mut namespace = api.create("/api/v1/namespaces", &made).await;
+    let path = "/api/v1/namespaces/team";
+    namespace["metadata"]["labels"]["team"] = "blue".into();
+    let updated = api.write("PUT", path, &namespace).await.json();
+    assert_eq!(updated["metadata"]["labels"]["team"], "blue");
+    assert_eq!(updated["metadata"]["labels"]["kubernetes.io/metadata.name"], "team");
+
+    let status = format!("{path}/status");
+    let condition = |reason: &str| {
+        json!({"type": "StatusPatch", "status": "True", "reason": reason,
+            "lastTransitionTime": "2026-01-01T00:00:00Z"})
+    };
+    let patch = json!({"metadata": {"annotations": {"e2e": "yes"}},
+        "status": {"conditions": [condition("Patched")]}});
+    let mut patched = api.patch(&status, MERGE, &patch).await.json();
+    assert_eq!(patched["status"]["conditions"][0]["reason"], "Patched");
+    assert_eq!(patched["status"]["phase"], "Active");
+    patched["status"]["conditions"] = json!([condition("Updated")]);
+    let updated = api.write("PUT", &status, &patched).await.json();
+    assert_eq!(updated["status"]["conditions"][0]["reason"], "Updated");
+    // What is said of the status elsewhere is passed over.
+    let aside = json!({"status": {"conditions": null}});
+    let kept = api.patch(path, MERGE, &aside).await.json();
+    assert_eq!(kept["status"]["conditions"][0]["reason"], "Updated");
+}

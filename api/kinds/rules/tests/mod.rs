@@ -1,5 +1,7 @@
 //! The rules as clients meet them: each with the field and the words they get.
 
+mod machinery;
+
 use serde_json::{Value, json};
 
 use super::of;
