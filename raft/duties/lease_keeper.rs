@@ -5,8 +5,9 @@
 //! from the full time: later than the client thinks, never earlier.
 //!
 //! Keeps: a keep-alive is answered only by a member that has proved, after the question was put, that it
-//! leads; and only after a shorter remaining time that was written down has been overwritten. Verdicts
-//! carry the term in which they were reached and hold in no other.
+//! leads; and only after a shorter remaining time that was written down, or was on its way there, has been
+//! overwritten. Verdicts carry the term in which they were reached and hold in no other. A lease whose end
+//! may have been agreed on is not renewed before that is known.
 //! Never: ends more than [`EXPIRED_PER_COMMAND_MAX`] leases by one command, so that thousands that run
 //! out together leave room for other writes in between.
 
@@ -18,7 +19,7 @@ use kontiki_storage::LeaseId;
 use kontiki_storage::lease::{Lease, LeaseChange, Update};
 use kontiki_storage::request::Command;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +40,9 @@ const CHECKPOINT_INTERVALS_MIN: u32 = 2;
 /// Pause between two commands that end leases, for other writes to pass.
 const EXPIRY_PAUSE: Duration = Duration::from_millis(5);
 
+/// Pause before what was not agreed on is proposed again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
 /// The leader's view of every lease, and of no use on anyone else.
 pub(crate) struct Leases {
     book: Mutex<Book>,
@@ -46,6 +50,9 @@ pub(crate) struct Leases {
     primed: watch::Sender<u64>,
     /// Counts the commands that ended leases, for those who wait for the fate of one.
     ended: watch::Sender<u64>,
+    /// Held alone while shorter times are on their way into the log, and shared by those who overwrite
+    /// one: so what overwrites comes after what it overwrites.
+    writing: RwLock<()>,
 }
 
 #[derive(Default)]
@@ -55,6 +62,8 @@ struct Book {
     queue: BTreeSet<(Instant, LeaseId)>,
     /// On the way to their end: a command that ends them is proposed and not answered yet.
     ending: BTreeSet<LeaseId>,
+    /// Less than their full time is written down, or may be about to be.
+    shortened: HashSet<LeaseId>,
 }
 
 #[derive(Clone, Copy)]
@@ -76,6 +85,7 @@ impl Book {
             self.queue.remove(&(old.at, id));
         }
         self.ending.remove(&id);
+        self.shortened.remove(&id);
     }
 
     /// Up to `max` that have run out, marked as ending.
@@ -87,6 +97,34 @@ impl Book {
             self.ending.insert(entry.1);
         }
         due.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Long leases of which so much time has passed that it is worth writing down.
+    fn worn(&self, now: Instant, interval: Duration) -> Vec<LeaseId> {
+        let worn = |id: &&LeaseId| self.is_worn(**id, now, interval).is_some();
+        self.deadlines.keys().filter(worn).copied().collect()
+    }
+
+    /// What is left of a lease, if that is worth writing down.
+    fn is_worn(&self, id: LeaseId, now: Instant, interval: Duration) -> Option<Duration> {
+        let it = self.deadlines.get(&id)?;
+        let left = it.at.saturating_duration_since(now);
+        let long = it.ttl >= interval * CHECKPOINT_INTERVALS_MIN;
+        // What was renewed within the interval is as good as new.
+        (long && left + interval <= it.ttl && !self.ending.contains(&id)).then_some(left)
+    }
+
+    /// What to write down of those of `ids` that are still worn; marked as shortened from now on.
+    fn shorten(
+        &mut self,
+        ids: &[LeaseId],
+        now: Instant,
+        interval: Duration,
+    ) -> Vec<(LeaseId, u64)> {
+        let worn = |id: &LeaseId| Some((*id, self.is_worn(*id, now, interval)?.as_millis() as u64));
+        let remaining: Vec<(LeaseId, u64)> = ids.iter().filter_map(worn).collect();
+        self.shortened.extend(remaining.iter().map(|(id, _)| *id));
+        remaining
     }
 
     /// Puts back those whose end was not agreed on.
@@ -107,6 +145,7 @@ impl Default for Leases {
             book: Mutex::default(),
             primed: watch::Sender::new(0),
             ended: watch::Sender::new(0),
+            writing: RwLock::new(()),
         }
     }
 }
@@ -120,38 +159,48 @@ impl Leases {
     ) -> Result<Option<i64>, Error> {
         let term = self.prove(replica).await?;
         loop {
+            let mut ended = self.ended.subscribe();
             let Some(lease) = replica.store().lease(id)? else {
                 return Ok(None);
             };
             let ttl = seconds(lease.ttl_s);
-            let mut ended = self.ended.subscribe();
-            {
+            let ending = {
                 let mut book = self.book.lock();
                 if *self.primed.borrow() != term {
                     return Err(replica.no_leader());
                 }
-                if !book.ending.contains(&id) {
+                let ending = book.ending.contains(&id);
+                if !ending {
                     book.set(id, Instant::now() + ttl, ttl);
-                    if !is_shortened(&lease) {
+                    if !book.shortened.contains(&id) && !is_shortened(&lease) {
                         return Ok(Some(lease.ttl_s));
                     }
                 }
-            }
-            if self.book.lock().ending.contains(&id) {
+                ending
+            };
+            if ending {
                 // Its end is proposed already. What comes of that decides.
                 self.wait_for_verdict(replica, &mut ended).await?;
-                continue;
+            } else {
+                self.lengthen(replica, term, &lease).await?;
             }
-            // A shorter time was written down; the next leader would go by it.
-            let remaining_ms = vec![(id, lease.ttl_s.max(0) as u64 * 1000)];
-            replica.propose(Command::LeaseCheckpoint { remaining_ms, term }).await?;
-            let overwritten = replica.store().lease(id)?.is_none_or(|lease| !is_shortened(&lease));
-            if replica.term() != term || !overwritten {
-                // The fence kept the checkpoint out. Whoever leads now is to be asked.
-                return Err(replica.no_leader());
-            }
-            return Ok(replica.store().lease(id)?.map(|lease| lease.ttl_s));
         }
+    }
+
+    /// Overwrites a shorter time that is, or may be, written down: the next leader would go by it.
+    async fn lengthen(&self, replica: &Arc<Inner>, term: u64, lease: &Lease) -> Result<(), Error> {
+        let _after_shortening = self.writing.read().await;
+        let remaining_ms = vec![(lease.id, lease.ttl_s.max(0) as u64 * 1000)];
+        replica.propose(Command::LeaseCheckpoint { remaining_ms, term }).await?;
+        let overwritten =
+            replica.store().lease(lease.id)?.is_none_or(|lease| !is_shortened(&lease));
+        let mut book = self.book.lock();
+        if replica.term() != term || *self.primed.borrow() != term || !overwritten {
+            // The fence kept it out. Whoever leads now is to be asked.
+            return Err(replica.no_leader());
+        }
+        book.shortened.remove(&lease.id);
+        Ok(())
     }
 
     async fn wait_for_verdict(
@@ -271,6 +320,9 @@ fn reload(replica: &Inner, leases: &Leases) {
             let ttl = seconds(lease.ttl_s);
             let left = lease.remaining_ms.map_or(ttl, |ms| Duration::from_millis(ms).min(ttl));
             book.set(lease.id, now + left, ttl);
+            if is_shortened(&lease) {
+                book.shortened.insert(lease.id);
+            }
         }
     }
 }
@@ -303,7 +355,7 @@ async fn expire(replica: &Arc<Inner>, leases: &Leases, term: u64) {
         if ids.is_empty() {
             return;
         }
-        let result = replica.propose(Command::LeaseExpire { ids: ids.clone(), term }).await;
+        let result = end(replica, &ids, term).await;
         {
             let mut book = leases.book.lock();
             for id in &ids {
@@ -316,32 +368,39 @@ async fn expire(replica: &Arc<Inner>, leases: &Leases, term: u64) {
         leases.ended.send_modify(|count| *count += 1);
         if let Err(error) = result {
             tracing::debug!(%error, leases = ids.len(), "ending leases is tried again");
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(RETRY_PAUSE).await;
             return;
         }
         tokio::time::sleep(EXPIRY_PAUSE).await;
     }
 }
 
-/// Writes down what is left of long leases.
+/// Has the end of leases agreed on, until that is known to have come about or not. Proposals of one
+/// leader stand in the log in their order: once a later one is answered, nothing is open about an earlier.
+async fn end(replica: &Arc<Inner>, ids: &[LeaseId], term: u64) -> Result<(), Error> {
+    loop {
+        match replica.propose(Command::LeaseExpire { ids: ids.to_vec(), term }).await {
+            Err(Error::Unknown(reason)) => {
+                tracing::debug!(reason, leases = ids.len(), "whether leases ended is not known");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            known => return known.map(|_| ()),
+        }
+    }
+}
+
+/// Writes down what is left of long leases, some at a time.
 async fn checkpoint(replica: &Arc<Inner>, leases: &Leases, term: u64, interval: Duration) {
-    let now = Instant::now();
-    let long: Vec<(LeaseId, u64)> = {
-        let book = leases.book.lock();
-        book.deadlines
-            .iter()
-            .filter(|(id, it)| {
-                it.ttl >= interval * CHECKPOINT_INTERVALS_MIN && !book.ending.contains(id)
-            })
-            .map(|(id, it)| (*id, it.at.saturating_duration_since(now), it.ttl))
-            // What was renewed within the interval is as good as new.
-            .filter(|(_, left, ttl)| *left + interval <= *ttl)
-            .map(|(id, left, _)| (id, left.as_millis() as u64))
-            .collect()
-    };
-    for part in long.chunks(CHECKPOINTED_PER_COMMAND_MAX) {
-        let command = Command::LeaseCheckpoint { remaining_ms: part.to_vec(), term };
-        if let Err(error) = replica.propose(command).await {
+    let worn = leases.book.lock().worn(Instant::now(), interval);
+    for ids in worn.chunks(CHECKPOINTED_PER_COMMAND_MAX) {
+        let shortening = leases.writing.write().await;
+        let remaining_ms = leases.book.lock().shorten(ids, Instant::now(), interval);
+        if remaining_ms.is_empty() {
+            continue;
+        }
+        let result = replica.propose(Command::LeaseCheckpoint { remaining_ms, term }).await;
+        drop(shortening);
+        if let Err(error) = result {
             tracing::debug!(%error, "what is left of leases is not written down");
             return;
         }

@@ -7,7 +7,9 @@ use kontiki_storage::LeaseId;
 
 use super::cluster::{Cluster, PATIENCE, put_leased, quick};
 use crate::error::Error;
-use crate::replica::{Freshness, Replica};
+use crate::network::memory::Faults;
+use crate::replica::{Config, Freshness, Replica};
+use crate::types::NodeId;
 
 async fn gone(replica: &Replica, id: LeaseId) {
     let gone = async {
@@ -149,4 +151,74 @@ async fn a_leader_that_is_cut_off_renews_nothing() {
     cluster.isolate(old);
     let renewed = cluster.replica(old).lease_keep_alive(lease.id).await;
     assert!(renewed.is_err(), "renewed by a leader that could not prove it leads: {renewed:?}");
+}
+
+/// A slow network, so that there is time between the moment at which what is left of leases is looked at
+/// and the moment at which it is written down. Renewals fall before it, between the two, and after it.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_is_not_undone_by_what_was_on_its_way_to_be_written_down() {
+    const TTL: Duration = Duration::from_secs(20);
+    let interval = Duration::from_secs(4);
+    let config = Config { lease_checkpoint_interval: interval, ..quick() };
+    let mut cluster = Cluster::of(3, 49, config).await;
+    let old = cluster.leader().await;
+    let replica = cluster.replica(old);
+    let delay = Duration::from_millis(40)..Duration::from_millis(41);
+    cluster.network.set_faults(Faults { delay, ..Faults::default() });
+    let ids: Vec<LeaseId> = (1..=300).map(LeaseId).collect();
+    let ttl_s = TTL.as_secs() as i64;
+    let granted = join_all(ids.iter().map(|id| replica.lease_grant(Some(*id), ttl_s))).await;
+    assert!(granted.iter().all(Result::is_ok));
+    // From when on all of them are looked at, for longer than it takes until they are looked at again.
+    tokio::time::sleep(interval).await;
+    let renewals = ids.iter().map(|id| async move {
+        tokio::time::sleep(interval / 250 * u32::try_from(id.0).unwrap()).await;
+        let asked = tokio::time::Instant::now();
+        assert_eq!(replica.lease_keep_alive(*id).await.unwrap(), Some(ttl_s));
+        asked + TTL
+    });
+    let promised = join_all(renewals).await;
+    cluster.crash(old).await;
+    let new = cluster.leader_but(old).await;
+    for (id, until) in ids.iter().zip(promised) {
+        let asked = tokio::time::Instant::now();
+        let left = cluster.replica(new).lease_time_to_live(*id).await.unwrap();
+        let (_, left) = left.unwrap_or_else(|| panic!("lease {id} has ended before its time"));
+        // Seconds are rounded down.
+        let ends = asked + Duration::from_secs(left as u64 + 1);
+        assert!(ends >= until, "lease {id} ends {:?} early", until - ends);
+    }
+}
+
+/// The leader can't know whether the end that it proposed is agreed on, and goes on to lead.
+#[tokio::test(start_paused = true)]
+async fn a_lease_whose_end_may_be_agreed_on_is_not_renewed() {
+    let config =
+        Config { election_timeout_ms: (20_000, 40_000), request_timeout_ms: Some(400), ..quick() };
+    let cluster = Cluster::of(3, 50, config).await;
+    let leader = cluster.leader().await;
+    let replica = cluster.replica(leader);
+    for round in 0..20 {
+        let lease = replica.lease_grant(None, 30).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(29_900)).await;
+        cluster.isolate(leader);
+        tokio::time::sleep(Duration::from_millis(700 + 37 * round)).await;
+        cluster.heal();
+        let asked = tokio::time::Instant::now();
+        let mut renewed = replica.lease_keep_alive(lease.id).await;
+        while renewed.is_err() && asked.elapsed() < PATIENCE {
+            renewed = replica.lease_keep_alive(lease.id).await;
+        }
+        if renewed.expect("the leader leads on").is_some() {
+            tokio::time::sleep(Duration::from_secs(25)).await;
+            let left = replica.lease_time_to_live(lease.id).await.unwrap();
+            assert!(left.is_some(), "round {round}: it was renewed and has ended");
+            replica.lease_revoke(lease.id).await.unwrap();
+        }
+    }
+    assert_eq!(cluster.leader().await, leader);
+    let others = (1..=3).filter(|id| *id != leader);
+    for other in others {
+        assert_eq!(cluster.replica(other).status().borrow().leader, Some(NodeId(leader)));
+    }
 }
