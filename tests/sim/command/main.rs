@@ -68,6 +68,9 @@ struct Flags {
     /// Add the figures to this file
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
+    /// Write what clients saw to this file, one record a line, for `faults --judge`; for one seed
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
     /// Run this seed in this process, and print what came of it
     #[arg(long, value_name = "SEED", hide = true)]
     one: Option<u64>,
@@ -92,7 +95,7 @@ fn main() -> ExitCode {
         ..Choice::default()
     };
     if let Some(seed) = flags.one {
-        say(&one::here(seed, &choice));
+        say(&one::here(seed, &choice, flags.history.as_deref()));
         return ExitCode::SUCCESS;
     }
     let began = Instant::now();

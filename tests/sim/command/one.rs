@@ -2,6 +2,7 @@
 //!
 //! Keeps: a process runs one seed and ends, so that what an earlier one left behind decides nothing.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
@@ -51,12 +52,12 @@ impl Told {
 }
 
 /// Runs a seed and returns what is to be told of it, as one line.
-pub fn here(seed: u64, choice: &Choice) -> String {
-    let choice = choice.clone();
+pub fn here(seed: u64, choice: &Choice, history: Option<&Path>) -> String {
+    let (choice, history) = (choice.clone(), history.map(Path::to_owned));
     let (sender, ended) = mpsc::channel();
     // A thread of its own begins with the same chance whatever came before.
     let thread = thread::Builder::new().stack_size(STACK_BYTES);
-    let ran = thread.spawn(move || drop(sender.send(run(seed, &choice))));
+    let ran = thread.spawn(move || drop(sender.send(run(seed, &choice, history.as_deref()))));
     let told = match (ran, ended.recv_timeout(REAL_MAX)) {
         (Ok(_), Ok(told)) => told,
         (Ok(_), Err(mpsc::RecvTimeoutError::Disconnected)) => {
@@ -70,8 +71,13 @@ pub fn here(seed: u64, choice: &Choice) -> String {
     serde_json::to_string(&told).unwrap_or_default()
 }
 
-fn run(seed: u64, choice: &Choice) -> Told {
+fn run(seed: u64, choice: &Choice, history: Option<&Path>) -> Told {
     let ended = run::seed(seed, choice);
+    if let Some(path) = history
+        && let Err(what) = ended.history.write(path)
+    {
+        return Told::broken(seed, what);
+    }
     let faults = ended.history.faults.iter().map(|fault| {
         let (from, until) = (fault.from as f64 / 1e6, fault.until as f64 / 1e6);
         format!("{from:8.3} - {until:8.3} s: {}", fault.what)
@@ -112,6 +118,9 @@ fn ask(seed: u64, flags: &Flags) -> Result<Told, String> {
     }
     if let Some(rounds) = flags.rounds {
         command.args(["--rounds", &rounds.to_string()]);
+    }
+    if let Some(path) = &flags.history {
+        command.arg("--history").arg(path);
     }
     if let Some(planted) = &flags.planted {
         command.env(PLANTED, planted);
