@@ -198,7 +198,17 @@ async fn chaos(flags: &Flags, target: Target) -> Result<bool, String> {
         folder: emptied(&flags.folder, &name(target))?,
     };
     say(&format!("{} of {}, seed {seed}, {:?}", options.members, name(target), options.time));
-    let ended = run::run(&options).await?;
+    let ended = match run::run(&options).await {
+        // A cluster that does not come back from a lie has given it away, too.
+        Err(what) if flags.lying_disks => {
+            say(&format!("it went no further: {what}"));
+            if let Some(path) = &flags.ledger {
+                ledger::add(path, &lie("it goes on", options.time))?;
+            }
+            return Ok(true);
+        }
+        ended => ended?,
+    };
     report::write(&options.folder, &ended)?;
     let verdict = &ended.verdict;
     if flags.output == Output::Json {
@@ -222,25 +232,23 @@ async fn chaos(flags: &Flags, target: Target) -> Result<bool, String> {
             kinds: ended.faults.clone(),
             fell: ended.fell,
         };
-        ledger::add(
-            path,
-            &if flags.lying_disks { lie(&ended, options.time.as_secs()) } else { line },
-        )?;
+        let promise = verdict.violations.first().map_or("", |it| it.promise.as_str());
+        let lie = flags.lying_disks.then(|| lie(promise, options.time));
+        ledger::add(path, &lie.unwrap_or(line))?;
     }
     Ok(verdict.holds() != flags.lying_disks)
 }
 
 /// What came of disks that lie, which is one bug more to be caught.
-fn lie(ended: &run::Ended, seconds: u64) -> Line {
-    let violations = &ended.verdict.violations;
+fn lie(promise: &str, time: Duration) -> Line {
     Line::Mutant {
         name: "disks that lie, under real processes".into(),
         commit: ledger::commit(),
         caught_by: "faults".into(),
-        promise: violations.first().map(|it| it.promise.clone()).unwrap_or_default(),
+        promise: promise.to_owned(),
         seeds: 1,
-        seconds,
-        caught: !violations.is_empty(),
+        seconds: time.as_secs(),
+        caught: !promise.is_empty(),
     }
 }
 
