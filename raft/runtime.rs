@@ -2,8 +2,9 @@
 //!
 //! Election timeouts are drawn by chance. A thread that was given a seed draws them from it, and whatever
 //! touches the disk is done in place where the runtime has one thread only. So a cluster that runs on one
-//! thread and paused time does nearly the same for the same seed; nearly, because tokio's own chance, by
-//! which it wakes one of several before the others, cannot be chosen.
+//! thread and paused time does nearly the same for the same seed. What is left is chance that libraries ask
+//! the kernel for (whom of several tokio wakes first, the keys of hash maps): `tests/sim` runs each seed in a
+//! process in which that is always the same.
 //!
 //! Keeps: nobody has to ask for it. Without a seed and with several threads this is tokio, and chance is
 //! the operating system's.

@@ -2,8 +2,10 @@
 //!
 //! A leader that is silent may be slow, stopped, or behind a cut, and is given an election timeout. One
 //! cause can be told from all others at once: where the leader listened its machine answers that nobody
-//! does. Then its lease is worth nothing, and followers call an election, one after the other so that they
-//! are not in each other's way.
+//! does ([`Link::is_deserted`]). Then its lease is worth nothing, and followers call an election, one after
+//! the other so that they are not in each other's way.
+//!
+//! [`Link::is_deserted`]: crate::network::Link::is_deserted
 //!
 //! Keeps: whoever finds this out alone disturbs nobody. It asks by pre-votes only, and whoever hears the
 //! leader still refuses them.
@@ -12,6 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::Instant as _;
 use openraft::raft::TransferLeaderRequest;
 use tokio::time::Instant;
 
@@ -22,17 +25,17 @@ use crate::types::{NodeId, Vote};
 /// A leader that has not been heard from for so many heartbeats is looked after.
 const SILENT_BEATS: u32 = 2;
 
-/// How long a machine may take to answer that nobody listens.
+/// How long the leader's machine may take to answer.
 const ANSWER_BEATS: u32 = 5;
 
 /// How long, for each voter before it, one waits with its election.
 const TURN_BEATS: u32 = 2;
 
-/// A leader that follows from the vote of this member, and since when it has been silent.
+/// The leader that this member has voted for or follows, and for how long it has been silent.
 struct Silence {
     vote: Vote,
     leader: NodeId,
-    since: Instant,
+    lasts: Duration,
 }
 
 pub(crate) async fn run(replica: Arc<Inner>) {
@@ -63,8 +66,8 @@ async fn look(
     before: Option<(Vote, Instant)>,
 ) -> Result<Option<(Vote, Instant)>, RaftFatal> {
     let Some(turn) = turn(replica) else { return Ok(None) };
-    let Some(Silence { vote, leader, since }) = silence(replica).await? else { return Ok(None) };
-    if since.elapsed() < beat * SILENT_BEATS || !is_deserted(replica, leader, beat).await {
+    let Some(Silence { vote, leader, lasts }) = silence(replica).await? else { return Ok(None) };
+    if lasts < beat * SILENT_BEATS || !is_deserted(replica, leader, beat).await {
         return Ok(None);
     }
     let since = match before {
@@ -100,9 +103,9 @@ async fn silence(replica: &Inner) -> Result<Option<Silence>, RaftFatal> {
         .raft()
         .with_raft_state(|state| {
             let vote = *state.vote_ref();
-            let since = state.vote_last_modified()?;
+            let lasts = state.vote_last_modified()?.elapsed();
             let leader = vote.leader_id.voted_for;
-            vote.committed.then_some(Silence { vote, leader, since })
+            vote.committed.then_some(Silence { vote, leader, lasts })
         })
         .await
 }

@@ -102,7 +102,10 @@ impl Book {
     /// Long leases of which so much time has passed that it is worth writing down.
     fn worn(&self, now: Instant, interval: Duration) -> Vec<LeaseId> {
         let worn = |id: &&LeaseId| self.is_worn(**id, now, interval).is_some();
-        self.deadlines.keys().filter(worn).copied().collect()
+        let mut worn: Vec<LeaseId> = self.deadlines.keys().filter(worn).copied().collect();
+        // What stands in the log follows from what happened, and not from how a table is laid out.
+        worn.sort_unstable();
+        worn
     }
 
     /// What is left of a lease, if that is worth writing down.

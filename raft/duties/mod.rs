@@ -56,9 +56,8 @@ fn begin(replica: &Arc<Inner>, term: u64, stop: &CancellationToken) -> JoinSet<(
     let mut duties = JoinSet::new();
     duties.spawn(lease_keeper::run(replica.clone(), term, stop.clone()));
     duties.spawn(finish_membership_change(replica.clone(), stop.clone()));
-    if let Some(interval) = replica.config.compaction_interval {
-        duties.spawn(compactor::run(replica.clone(), interval, stop.clone()));
-    }
+    let interval = replica.config.compaction_interval;
+    duties.spawn(compactor::run(replica.clone(), interval, stop.clone()));
     duties
 }
 

@@ -73,8 +73,9 @@ pub trait Transport: Send + Sync + 'static {
 
 /// A way to one peer.
 pub trait Link: Send + Sync + 'static {
-    /// Whether the peer's process is gone for certain: its machine is there, and answers that nobody
-    /// listens. Silence, and whatever else is in the way, proves nothing.
+    /// Whether the peer's process is gone: its machine is there, and answers that nobody listens, or
+    /// whoever takes connections for it closes them unasked. A peer that is there waits to be spoken to.
+    /// Silence, and whatever else is in the way, proves nothing.
     fn is_deserted(&self, patience: Duration) -> BoxFuture<'static, bool>;
 
     /// One message of entries (or none: a heartbeat).

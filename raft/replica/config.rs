@@ -38,7 +38,7 @@ pub struct Config {
 
     /// How often what is left of long leases is written down.
     pub lease_checkpoint_interval: Duration,
-    /// History older than this is forgotten; `None` leaves that to clients.
+    /// History older than this is forgotten; `None` leaves that to clients for as long as there is space.
     pub compaction_interval: Option<Duration>,
     /// A learner asks to become a voter as soon as it has caught up.
     pub become_voter: bool,

@@ -128,7 +128,7 @@ pub(crate) async fn start(parts: Parts, config: Config) -> Result<Arc<Inner>, Er
                 inner.note_removed(reason);
             }
         }),
-        patience: Duration::from_millis(config.election_timeout_ms.0),
+        patience: Duration::from_millis(inner.config.election_timeout_ms.0),
         stop,
         tasks,
     };
@@ -193,11 +193,24 @@ fn open(parts: &Parts, id: NodeId) -> Result<Opened, Error> {
             format!("the store ends at entry {index}, but the log before {purged} is gone");
         return Err(condemn(directory, reason));
     }
-    // An emptied log directory is a lost log, unless nothing was ever there.
-    if found.created && index > Index(0) {
+    // An emptied log directory is a lost log, unless nothing was ever there. The store alone would not
+    // know: it is made durable later than the first vote and the first entries.
+    if found.created && (index > Index(0) || directory.log_was_begun()?) {
         return Err(condemn(directory, "the log is gone".into()));
     }
+    note_log_begun(directory, found.created)?;
     Ok(Opened { store, log, segments: found.segments, mark })
+}
+
+/// Before anything in the log is acknowledged. A log that has been there for long can wait for it.
+fn note_log_begun(directory: &Directory, created: bool) -> Result<(), Error> {
+    match directory.note_log_begun() {
+        Err(error) if !created => {
+            tracing::warn!(%error, "that there is a log is not noted yet");
+            Ok(())
+        }
+        noted => noted.map_err(Error::from),
+    }
 }
 
 fn open_store(parts: &Parts) -> Result<Store, Error> {

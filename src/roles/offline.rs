@@ -29,8 +29,8 @@ use crate::failure::Failure;
 use crate::pki::{self, Beginning, Origin};
 
 /// All that a restore creates in a directory.
-const CREATED: [&str; 8] =
-    ["identity", "lock", "log", "pki", "reserve", "run", "snapshots", "state"];
+const CREATED: [&str; 9] =
+    ["begun", "identity", "lock", "log", "pki", "reserve", "run", "snapshots", "state"];
 
 /// How many ids are passed over where the last ones that were given may be known to nobody. As many
 /// masters have not joined since this one heard of it.

@@ -102,7 +102,6 @@ impl Place {
         me: &Peer,
     ) -> Result<Place, Failure> {
         ports::forget(&directory.run());
-        condemn_if_emptied(&directory)?;
         let links = Links::open(settings, identity_of(&origin)?)?;
         let directory = Arc::new(directory);
         match start(&directory, &links).await {
@@ -116,31 +115,6 @@ impl Place {
             },
         }
     }
-}
-
-/// A member whose log is gone altogether may look like one that never was, where its store had not been
-/// made durable yet. That it had heard of its membership is written elsewhere, and tells them apart.
-fn condemn_if_emptied(directory: &Directory) -> Result<(), Failure> {
-    if pki::read_peers(directory.path())?.is_none() {
-        return Ok(());
-    }
-    let log = directory.log();
-    let failed = |error: std::io::Error| Failure::Run(format!("{}: {error}", log.display()));
-    let mut names = Vec::new();
-    match std::fs::read_dir(&log) {
-        Ok(entries) => {
-            for entry in entries {
-                names.push(entry.map_err(failed)?.file_name());
-            }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-    }
-    // A lock holds nothing.
-    if names.iter().all(|name| name == "lock") {
-        directory.condemn("the log is gone")?;
-    }
-    Ok(())
 }
 
 /// By what a member is believed, and how it reaches the others, under one id.

@@ -9,6 +9,7 @@
 //! DIR/snapshots/    what was taken to be sent; dies with the process
 //! DIR/run/          what dies with the process
 //! DIR/reserve       space given back to the disk when it is full (`space`)
+//! DIR/begun         this node id has begun its log
 //! DIR/amnesia       the tombstone of this node id
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod space;
 pub(crate) mod disk;
 
 mod amnesia;
+mod begun;
 mod identity;
 mod lock;
 mod seal;
@@ -259,6 +261,17 @@ impl Directory {
         })
     }
 
+    /// Notes, durably, that a log was begun under this node id. To be called when there is one, and
+    /// before anything in it is acknowledged.
+    pub fn note_log_begun(&self) -> Result<(), Error> {
+        begun::write(&self.disk, &self.path, self.identity.node)
+    }
+
+    /// Whether a log was begun under this node id: then there must be one.
+    pub fn log_was_begun(&self) -> Result<bool, Error> {
+        begun::read(&self.path, self.identity.node)
+    }
+
     /// Empties log and state and hands the directory to `identity`, a node id that was never used,
     /// of the same cluster. After a crash the directory is condemned under the old id, or empty
     /// under the new one.
@@ -438,6 +451,7 @@ fn fill(disk: &Disk, path: &Path, identity: &Identity) -> Result<(), Error> {
 fn settle(disk: &Disk, path: &Path, identity: &Identity) -> Result<Current, Error> {
     disk.remove_file(&path.join("identity.new"))?;
     disk.remove_file(&path.join("amnesia.new"))?;
+    disk.remove_file(&path.join("begun.new"))?;
     if amnesia::read(path, identity.node)? == Tombstone::Outlived {
         amnesia::remove(disk, path)?;
     }

@@ -75,6 +75,30 @@ fn content(directory: &Directory) -> Option<String> {
 }
 
 #[test]
+fn that_a_log_was_begun_is_remembered_for_as_long_as_the_node_is_the_same() {
+    let (_room, path) = room();
+    let directory = open(&path).expect("created");
+    assert!(!directory.log_was_begun().expect("read"));
+    directory.note_log_begun().expect("noted");
+    directory.note_log_begun().expect("once more");
+    drop(directory);
+    let directory = reopen(&path).expect("opened");
+    assert!(directory.log_was_begun().expect("read"));
+    // What can't be read may be the note.
+    fs::write(path.join("begun"), "kontiki begun 1\nnode 00").expect("written");
+    assert!(directory.log_was_begun().expect("read"));
+    directory.note_log_begun().expect("noted already");
+    drop(directory);
+    fs::remove_file(path.join("begun")).expect("removed");
+    let mut directory = reopen(&path).expect("opened");
+    directory.note_log_begun().expect("noted");
+    directory.reset_identity(identity(8)).expect("handed on");
+    assert!(!directory.log_was_begun().expect("read"), "another node has begun nothing");
+    directory.note_log_begun().expect("noted");
+    assert!(directory.log_was_begun().expect("read"));
+}
+
+#[test]
 fn what_was_created_is_there_when_opened_again() {
     let (_room, path) = room();
     assert_eq!(Directory::inspect(&path), Ok(None));
@@ -410,8 +434,8 @@ fn the_examples_in_the_documentation_are_right() {
     // What follows two spaces is an explanation.
     let line = |line: &str| line.split("  ").next().expect("a line").to_owned() + "\n";
     let examples: Vec<String> = examples.map(|one| one.lines().map(line).collect()).collect();
-    assert_eq!(examples.len(), 3);
-    for (title, example) in ["directory", "state", "amnesia"].iter().zip(&examples) {
+    assert_eq!(examples.len(), 4);
+    for (title, example) in ["directory", "state", "begun", "amnesia"].iter().zip(&examples) {
         let sealed = seal::unseal(title, example.as_bytes());
         let body = example.rsplit_once("checksum").expect("a checksum").0;
         assert!(sealed.is_ok(), "{title}: {:08x}", crc32c::crc32c(body.as_bytes()));

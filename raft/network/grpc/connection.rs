@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rand::RngExt;
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -241,14 +242,20 @@ async fn dial_one(
 }
 
 /// Whether all of the peer's addresses answer that nobody listens. Nothing is said on a connection that
-/// is made: that there is one is all that was asked.
+/// is made. One that is closed all the same was taken by something that stands before the peer, and did
+/// not find it.
 pub(super) async fn is_deserted(target: &Target) -> bool {
     let address = target.address.load_full();
     let Ok(found) = lookup_host(&*address).await else { return false };
     let mut refused = 0;
     for to in found {
-        match TcpStream::connect(to).await {
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => refused += 1,
+        let closed = match TcpStream::connect(to).await {
+            Ok(mut stream) => stream.read_u8().await.map(drop),
+            Err(error) => Err(error),
+        };
+        use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, UnexpectedEof};
+        match closed.map_err(|error| error.kind()) {
+            Err(ConnectionRefused | ConnectionReset | UnexpectedEof) => refused += 1,
             _ => return false,
         }
     }

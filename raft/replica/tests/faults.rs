@@ -264,6 +264,25 @@ async fn a_full_disk_refuses_what_adds_data_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_whose_disk_is_nearly_full_forgets_all_but_the_newest_history() {
+    use std::sync::atomic::Ordering;
+    let cluster = Cluster::of(3, 42, quick()).await;
+    let leader = cluster.leader().await;
+    let old = cluster.put(leader, "a", "1").await.unwrap().revision;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let newest = cluster.put(leader, "a", "2").await.unwrap().revision;
+    let compacted = |id: u64| cluster.replica(id).store().compacted();
+    assert!(compacted(leader) < old, "nobody asked for it, and there is space");
+    cluster.members[&leader].free_bytes.store(1000, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(compacted(leader) < newest, "the newest stays for a while");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    for id in 1..=3 {
+        assert_eq!(compacted(id), newest, "member {id}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_log_that_can_get_no_more_space_refuses_data_before_it_fails() {
     let cluster = Cluster::of(1, 31, quick()).await;
     let value = "x".repeat(100_000);

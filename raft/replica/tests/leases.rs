@@ -180,9 +180,12 @@ async fn a_renewal_is_not_undone_by_what_was_on_its_way_to_be_written_down() {
     let promised = join_all(renewals).await;
     cluster.crash(old).await;
     let new = cluster.leader_but(old).await;
-    for (id, until) in ids.iter().zip(promised) {
-        let asked = tokio::time::Instant::now();
-        let left = cluster.replica(new).lease_time_to_live(*id).await.unwrap();
+    cluster.network.set_faults(Faults::default());
+    let asked = tokio::time::Instant::now();
+    let heir = cluster.replica(new);
+    let found = join_all(ids.iter().map(|id| heir.lease_time_to_live(*id))).await;
+    for ((id, left), until) in ids.iter().zip(found).zip(promised) {
+        let left = left.unwrap();
         let (_, left) = left.unwrap_or_else(|| panic!("lease {id} has ended before its time"));
         // Seconds are rounded down.
         let ends = asked + Duration::from_secs(left as u64 + 1);
@@ -215,6 +218,8 @@ async fn a_lease_whose_end_may_be_agreed_on_is_not_renewed() {
             assert!(left.is_some(), "round {round}: it was renewed and has ended");
             replica.lease_revoke(lease.id).await.unwrap();
         }
+        // Until all is whole again.
+        tokio::time::sleep(Duration::from_secs(10)).await;
     }
     assert_eq!(cluster.leader().await, leader);
     let others = (1..=3).filter(|id| *id != leader);

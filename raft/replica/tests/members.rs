@@ -262,3 +262,18 @@ async fn who_lost_its_log_neither_votes_nor_serves_and_comes_back_under_a_new_id
     assert_eq!(cluster.get(44, "a", Freshness::Linearizable).await.unwrap().as_deref(), Some("1"));
     cluster.converge().await;
 }
+
+/// It had voted, and its store had not been made durable yet: nothing in it tells that there was a log.
+#[tokio::test(start_paused = true)]
+async fn who_lost_a_log_of_which_its_store_knows_nothing_is_found_out() {
+    let config = Config { flush_interval: Duration::from_secs(3600), ..quick() };
+    let mut cluster = Cluster::of(3, 73, config).await;
+    let leader = cluster.leader().await;
+    let lost = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.put(leader, "a", "1").await.unwrap();
+    assert_eq!(cluster.replica(lost).status().borrow().durable.0, 0);
+    cluster.crash(lost).await;
+    cluster.members.get_mut(&lost).unwrap().log_disk = crate::log::SimDisk::new(1);
+    let refusal = cluster.start(lost).await.expect_err("it has forgotten what it voted for");
+    assert!(refusal.to_string().contains("the log is gone"), "{refusal}");
+}

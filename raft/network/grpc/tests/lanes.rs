@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -176,12 +177,23 @@ async fn a_peer_that_is_gone_is_told_from_one_that_is_silent() {
     let peer = Peer { address: silent.local_addr().unwrap().to_string(), ..Peer::default() };
     let tls = Tls::new(&authority.of(node(2))).unwrap();
     let link = GrpcTransport::new(node(2), tls).link(NodeId(1), &peer);
-    assert!(!link.is_deserted(PATIENCE).await, "its machine takes connections for it");
-    drop(silent);
+    let moment = Duration::from_millis(300);
+    assert!(!link.is_deserted(moment).await, "its machine takes connections for it");
+    let (door, deserted) = tokio::join!(
+        async {
+            // One that was left over from before, and the one that is made now.
+            drop(silent.accept().await.unwrap());
+            drop(silent.accept().await.unwrap());
+            silent
+        },
+        link.is_deserted(PATIENCE),
+    );
+    assert!(deserted, "who takes connections for it finds nobody");
+    drop(door);
     assert!(link.is_deserted(PATIENCE).await, "nobody listens");
     let (server, authority) = server(Witness::new()).await;
     let link = server.link(node(2), &authority.of(node(2)), NodeId(1));
-    assert!(!link.is_deserted(PATIENCE).await);
+    assert!(!link.is_deserted(moment).await);
     heartbeat(&link).await.expect("it is served after it was looked for");
     server.stop().await;
 }
