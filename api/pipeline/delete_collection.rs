@@ -7,7 +7,7 @@ use super::Road;
 use super::delete::DeleteOptions;
 use super::list::{Listing, narrow, select};
 use super::options::{Selection, check_list};
-use super::reply::{Answer, Reply};
+use super::reply::Reply;
 use super::shown::Shown;
 use super::target::Target;
 use crate::error::{Reason, Status};

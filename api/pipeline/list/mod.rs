@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::Road;
 use super::options::{Selection, Version, check_list, read_version};
-use super::reply::{Answer, Reply};
+use super::reply::Reply;
 use super::shown::Shown;
 use super::target::Target;
 use crate::error::{Reason, Status};
