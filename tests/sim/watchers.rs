@@ -69,6 +69,14 @@ impl Client {
             let until = Instant::now() + self.ground.rest_max * self.random.random_range(3..80);
             while Instant::now() < until && !self.ground.stop.get() {
                 let rest = self.ground.rest_max.mul_f64(self.random.random_range(0.01..4.0));
+                // Some do not listen for a while, and ask how far they are before they do again.
+                if self.random.random_bool(0.2) {
+                    sleep(rest).await;
+                    if let Some(revision) = watcher.progress() {
+                        let (at, revision) = (self.ground.now(), revision.0);
+                        session.notices.push(Notice { at, revision, ..Notice::default() });
+                    }
+                }
                 let notice = match timeout(rest, watcher.next()).await {
                     Ok(Ok(delivery)) => Notice {
                         revision: delivery.revision.0,
