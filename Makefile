@@ -47,7 +47,7 @@ bench: setup ## measure the store beside the machine's own limit (ARGS="--quick 
 	@$(WITH) cargo bench --quiet --package kontiki-raft --bench store -- $(ARGS)
 
 .PHONY: bench-etcd
-bench-etcd: build ## measure the store's port beside Debian's etcd, both over TLS (ARGS="--quick" ...)
+bench-etcd: build ## measure the store's port beside etcd, both over TLS (ARGS="--quick --peer etcd-3.5" ...)
 	@$(WITH) cargo run --quiet --release --package kontiki-beside -- $(ARGS)
 
 .PHONY: faults

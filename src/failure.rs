@@ -66,6 +66,15 @@ impl From<crate::remote::Error> for Failure {
     }
 }
 
+impl From<crate::snapshots::Error> for Failure {
+    fn from(error: crate::snapshots::Error) -> Failure {
+        match error {
+            crate::snapshots::Error::Refused(reason) => Failure::Usage(reason),
+            crate::snapshots::Error::Failed(reason) => Failure::Run(reason),
+        }
+    }
+}
+
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Failure {
         Failure::Run(error.to_string())

@@ -16,5 +16,6 @@ mod failure;
 mod pki;
 mod remote;
 mod roles;
+mod snapshots;
 mod tasks;
 mod telemetry;

@@ -11,13 +11,15 @@ use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use kontiki_raft::membership::Member;
 
 use super::records::TokenError;
 use super::token::parse_bearer;
-use super::wire::{Address, JoinMaster, JoinNode, MasterJoined, NodeJoined, PREFIX, Role, id_of};
+use super::wire::{
+    Address, ClusterCa, JoinMaster, JoinNode, MasterJoined, NodeJoined, PREFIX, Role, id_of,
+};
 use super::{Error, Front};
 
 /// A request to join is a name, an address, a signing request.
@@ -27,6 +29,7 @@ pub(super) fn router(front: Arc<Front>) -> Router {
     Router::new()
         .route(&format!("{PREFIX}/join/master"), post(master))
         .route(&format!("{PREFIX}/join/node"), post(node))
+        .route(&format!("{PREFIX}/ca"), get(ca))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(front)
 }
@@ -99,6 +102,11 @@ async fn node(
         masters: front.records.masters()?.into_iter().map(|master| master.api).collect(),
         settings: front.settings.clone(),
     }))
+}
+
+/// For nodes that want to know whom to believe from now on. It is no secret: it is shown in each handshake.
+async fn ca(State(front): State<Arc<Front>>) -> Json<ClusterCa> {
+    Json(ClusterCa { ca: front.pki.cluster_ca() })
 }
 
 /// A node's name becomes that of an object, and part of a certificate's name.

@@ -31,7 +31,7 @@ use kontiki_raft::{NodeId, Replica};
 use tokio::time::Instant;
 
 use crate::listener::Peer;
-use wire::{Authorities, Certificate, ClusterSettings, MasterRecord, Refusal};
+use wire::{Authorities, Certificate, ClusterSettings, MasterRecord, Refusal, Trust};
 
 /// What the binary lends to this front: keys and certificates are its affair.
 pub trait Pki: Send + Sync + 'static {
@@ -48,6 +48,12 @@ pub trait Pki: Send + Sync + 'static {
     fn fingerprint(&self) -> [u8; 32];
 
     fn certificates(&self) -> Vec<Certificate>;
+
+    /// Which CAs sign and which are believed, now.
+    fn trust(&self) -> Vec<Trust>;
+
+    /// Takes over the CAs as they lie on the disk. Says whether there was anything new.
+    fn reload(&self) -> Result<bool, String>;
 
     /// Whether the chain shown at the API's port belongs to an administrator of the cluster.
     fn is_administrator(&self, peer: &Peer) -> bool;

@@ -1,4 +1,4 @@
-//! What operators ask of a master: status, members, tokens, archives.
+//! What operators ask of a master: status, members, tokens, archives, CAs.
 //!
 //! Keeps: every change is one request with one answer, and can be asked of any master.
 
@@ -14,7 +14,7 @@ use kontiki_raft::NodeId;
 use rand::RngExt as _;
 
 use super::token::Token;
-use super::wire::{Member, PREFIX, Status, TokenCreated, TokenInfo, TokenRequest, parse_id};
+use super::wire::{Member, PREFIX, Status, TokenCreated, TokenInfo, TokenRequest, Trust, parse_id};
 use super::{Error, Front, snapshots, status};
 use crate::listener::Peer;
 
@@ -32,6 +32,7 @@ pub(super) fn router(front: Arc<Front>) -> Router {
         .route(&format!("{PREFIX}/tokens"), get(list_tokens).post(create_token))
         .route(&format!("{PREFIX}/tokens/{{id}}"), delete(revoke_token))
         .route(&format!("{PREFIX}/snapshot"), get(snapshots::download))
+        .route(&format!("{PREFIX}/authorities"), get(tell_trust).post(reload_authorities))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(front)
 }
@@ -125,6 +126,19 @@ async fn revoke_token(
     }
     let reason = format!("there is no token {id:?}; `kontiki token list` shows those there are");
     Err(Error::new(StatusCode::NOT_FOUND, reason))
+}
+
+async fn tell_trust(State(front): State<Arc<Front>>) -> Json<Vec<Trust>> {
+    Json(front.pki.trust())
+}
+
+/// After the files have been changed by somebody who may.
+async fn reload_authorities(State(front): State<Arc<Front>>) -> Result<Json<Vec<Trust>>, Error> {
+    let failed = |reason| Error::new(StatusCode::CONFLICT, reason);
+    if front.pki.reload().map_err(failed)? {
+        tracing::info!("the CAs on the disk are in use now");
+    }
+    Ok(Json(front.pki.trust()))
 }
 
 fn member(id: &str) -> Result<NodeId, Error> {

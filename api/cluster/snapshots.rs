@@ -16,7 +16,7 @@ use kontiki_raft::storage::snapshot::archive;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::wire::SNAPSHOT_BYTES;
+use super::wire::{SNAPSHOT_BYTES, SNAPSHOT_REVISION};
 use super::{Error, Front};
 
 const PIECE_BYTES: usize = 256 << 10;
@@ -26,6 +26,7 @@ pub(super) async fn download(State(front): State<Arc<Front>>) -> Result<impl Int
     front.replica.read_barrier().await?;
     let snapshot = front.replica.take_snapshot().await?;
     let bytes = snapshot.manifest().total();
+    let revision = snapshot.manifest().facts().revision.0;
     let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
     tokio::task::spawn_blocking(move || {
         let mut pieces = Pieces { sender, buffer: Vec::with_capacity(PIECE_BYTES) };
@@ -34,8 +35,9 @@ pub(super) async fn download(State(front): State<Arc<Front>>) -> Result<impl Int
             let _ = pieces.sender.blocking_send(Err(io::Error::other(error)));
         }
     });
-    let size = HeaderName::from_static(SNAPSHOT_BYTES);
-    Ok(([(size, bytes.to_string())], Body::from_stream(ReceiverStream::new(receiver))))
+    let told = [(SNAPSHOT_BYTES, bytes), (SNAPSHOT_REVISION, revision)];
+    let told = told.map(|(name, value)| (HeaderName::from_static(name), value.to_string()));
+    Ok((told, Body::from_stream(ReceiverStream::new(receiver))))
 }
 
 /// A writer whose bytes are read by a request.

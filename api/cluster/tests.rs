@@ -20,7 +20,7 @@ use tower::ServiceExt as _;
 use super::token::Token;
 use super::wire::{
     Authorities, Authority, Certificate, ClusterSettings, JoinMaster, JoinNode, MasterRecord,
-    PREFIX, Role, TokenRequest,
+    PREFIX, Role, TokenRequest, Trust,
 };
 use super::{Front, Pki, Records};
 use crate::listener;
@@ -55,6 +55,14 @@ impl Pki for NoPki {
 
     fn certificates(&self) -> Vec<Certificate> {
         Vec::new()
+    }
+
+    fn trust(&self) -> Vec<Trust> {
+        Vec::new()
+    }
+
+    fn reload(&self) -> Result<bool, String> {
+        Ok(false)
     }
 
     fn is_administrator(&self, _peer: &listener::Peer) -> bool {

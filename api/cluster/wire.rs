@@ -14,6 +14,8 @@ pub const PREFIX: &str = "/kontiki/v1";
 
 /// The header that says about how long an archive will be, for those who show progress.
 pub const SNAPSHOT_BYTES: &str = "kontiki-snapshot-bytes";
+/// The revision it shows, in its header.
+pub const SNAPSHOT_REVISION: &str = "kontiki-snapshot-revision";
 
 /// Why a request came to nothing.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -211,6 +213,23 @@ pub struct Certificate {
     pub expires_in_s: i64,
     /// When it will be replaced.
     pub renewed_in_s: i64,
+}
+
+/// The CAs of one kind as a master uses them, by their fingerprints (SHA-256, hexadecimal).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// `cluster`, `peer` or `store`.
+    pub name: String,
+    /// The one that signs.
+    pub signs: String,
+    /// All whose certificates are believed.
+    pub believed: Vec<String>,
+}
+
+/// The CA by which the API proves itself, as a bundle: for those who believe one of it already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterCa {
+    pub ca: String,
 }
 
 /// Writes an id as everyone sees it.

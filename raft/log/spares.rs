@@ -19,6 +19,9 @@ use super::metrics::Metrics;
 use super::segment::segment_name;
 
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// What a member writes when it starts has the disk to itself: zeros for a segment that is needed much later
+/// held up its first syncs by a tenth of a second.
+const FIRST_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) struct Spares {
     disk: Arc<dyn Disk>,
@@ -142,6 +145,8 @@ impl Spares {
 
     /// A thread's life: works until told to stop, or until something is final.
     pub(super) fn run(&self) -> io::Result<()> {
+        let idle = |state: &mut State| !state.stopping && state.remove.is_empty();
+        self.changed.wait_while_for(&mut self.state.lock(), idle, FIRST_AFTER);
         loop {
             let mut state = self.state.lock();
             loop {

@@ -18,9 +18,11 @@ use serde::{Deserialize, Serialize};
 use super::period::Period;
 use crate::controllers::Selection;
 use crate::failure::Failure;
+use crate::roles::backups::Target;
 use crate::roles::controllers;
 use crate::roles::master::{Join, Schedule, Settings};
 use crate::roles::node;
+use crate::snapshots::{Access, Bucket, Object};
 use crate::telemetry::Format;
 
 /// Headings of the help, by which a role's help leaves out what is not its own.
@@ -170,6 +172,14 @@ pub struct Options {
     /// How many of those archives are kept [default: 5]
     #[arg(long, value_name = "COUNT", env = "KONTIKI_SNAPSHOT_RETENTION", help_heading = MASTERS)]
     pub snapshot_retention: Option<u32>,
+
+    /// Where the master that leads keeps copies of its archives, as s3://BUCKET/PREFIX
+    #[arg(long, value_name = "URL", env = "KONTIKI_SNAPSHOT_TARGET", help_heading = MASTERS)]
+    pub snapshot_target: Option<String>,
+
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub access: Access,
 
     /// The container runtime [default: unix:///run/containerd/containerd.sock]
     #[arg(
@@ -359,6 +369,10 @@ impl Options {
         let audit = all.audit()?;
         let interval = all.snapshot_interval.expect(taken);
         let retention = all.snapshot_retention.expect(taken) as usize;
+        let snapshots = (!interval.0.is_zero() && retention > 0)
+            .then_some(Schedule { interval: interval.0, retention });
+        let target = all.snapshot_target.as_deref();
+        let target = target.map(|target| target_of(target, &all.access, snapshots)).transpose()?;
         let asked =
             |text: &Option<String>, network: IpNet| text.as_ref().map(|_| network.to_string());
         Ok(Settings {
@@ -385,8 +399,8 @@ impl Options {
             loops: Some(selection(&all.controllers)?),
             audit,
             node: None,
-            snapshots: (!interval.0.is_zero() && retention > 0)
-                .then_some(Schedule { interval: interval.0, retention }),
+            snapshots,
+            snapshot_target: target,
         })
     }
 }
@@ -407,6 +421,20 @@ fn labels(said: &[String]) -> Result<Vec<(String, String)>, Failure> {
         _ => Err(wrong(label, "give KEY=VALUE")),
     };
     said.iter().map(one).collect()
+}
+
+/// The folder of a bucket that archives are copied to.
+fn target_of(text: &str, access: &Access, snapshots: Option<Schedule>) -> Result<Target, Failure> {
+    let wrong = |reason: String| Failure::Usage(format!("--snapshot-target: {reason}"));
+    let folder: Object = text.parse().map_err(wrong)?;
+    if snapshots.is_none() {
+        return Err(wrong(
+            "no archives are made; give --snapshot-interval and \
+                          --snapshot-retention more than 0"
+                .into(),
+        ));
+    }
+    Ok(Target { bucket: Bucket::open(&folder.bucket, access)?, folder })
 }
 
 /// The controllers that were asked for.

@@ -88,7 +88,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Command::Token(command) => wait_for(command.run()),
         Command::Kubeconfig(print) => print.run(),
         Command::Member(command) => wait_for(command.run()),
-        Command::Ca(command) => command.run(),
+        Command::Ca(command) => wait_for(command.run()),
         Command::Snapshot(command) => wait_for(command.run()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut command(), "kontiki", &mut std::io::stdout());

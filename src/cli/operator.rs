@@ -1,7 +1,7 @@
 //! How operators' commands find a master and prove that they may ask.
 //!
-//! Keeps: on the master's own machine nothing has to be said: where it listens is in `DIR/run/ports.json`
-//! and the certificate in `DIR/pki/store`. From elsewhere, all of it is said.
+//! Keeps: on the master's own machine nothing has to be said: where it listens is in `DIR/run`, whatever
+//! addresses it was told to bind, and the certificate in `DIR/pki/store`. From elsewhere, all of it is said.
 
 use std::path::{Path, PathBuf};
 
@@ -38,6 +38,17 @@ pub struct Operator {
 }
 
 impl Operator {
+    /// For the master of a directory on this machine.
+    pub fn of(directory: &Path) -> Operator {
+        Operator {
+            data_dir: Some(directory.to_owned()),
+            endpoint: None,
+            cacert: None,
+            cert: None,
+            key: None,
+        }
+    }
+
     pub fn directory(&self) -> Result<PathBuf, Failure> {
         self.data_dir.clone().map_or_else(config::data_dir, Ok)
     }
@@ -73,7 +84,7 @@ impl Operator {
 
 /// The master that runs from this directory.
 fn local(directory: &Path) -> Result<Remote, Failure> {
-    let Some(ports) = ports::read(&directory.join("run")) else {
+    let Some(addresses) = ports::addresses(&directory.join("run")) else {
         return Err(Failure::Run(format!(
             "no master runs from {}; start one, or say which one is meant (--data-dir, or \
              --endpoint with --cacert, --cert and --key)",
@@ -83,7 +94,7 @@ fn local(directory: &Path) -> Result<Remote, Failure> {
     let folder = directory.join("pki/store");
     let material =
         read(&folder.join("ca.crt"), &folder.join("client.crt"), &folder.join("client.key"))?;
-    remote(&format!("https://localhost:{}", ports.store), material)
+    remote(&format!("https://{}", ports::from_here(addresses.store)), material)
 }
 
 fn remote(endpoint: &str, (ca, me): (String, Credentials)) -> Result<Remote, Failure> {

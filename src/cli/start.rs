@@ -2,12 +2,14 @@
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Subcommand, ValueEnum};
+use rustls::crypto::aws_lc_rs;
 
 use super::config::{Asked, MASTERS, NODES, Options};
 use super::period::Period;
 use crate::failure::Failure;
 use crate::hollow;
 use crate::roles::{controllers, master, node};
+use crate::snapshots::BUCKETS;
 use crate::telemetry;
 
 #[derive(Args)]
@@ -156,6 +158,9 @@ fn log(options: &Options) -> Result<(), Failure> {
 
 /// Runs a role to its end.
 fn run(role: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    // The first random bytes take tens of milliseconds, in which the library gathers noise from the processor.
+    // Whoever needs some waits for no more than what is left of that.
+    std::thread::spawn(|| aws_lc_rs::default_provider().secure_random.fill(&mut [0]));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("kontiki").build()?;
     let ended = runtime.block_on(role);
@@ -171,16 +176,16 @@ fn examples_and_roster() -> String {
 
 /// Leaves out of each role's help what is not its own.
 pub fn tidy(cli: clap::Command) -> clap::Command {
-    let hide = |role: clap::Command, heading: &'static str| {
+    let hide = |role: clap::Command, headings: &'static [&'static str]| {
         role.mut_args(|arg| match arg.get_help_heading() {
-            Some(found) if found == heading => arg.hide(true),
+            Some(found) if headings.contains(&found) => arg.hide(true),
             _ => arg,
         })
     };
     cli.mut_subcommand("start", |start| {
         start
-            .mut_subcommand("master", |role| hide(role, NODES))
-            .mut_subcommand("node", |role| hide(role, MASTERS))
+            .mut_subcommand("master", |role| hide(role, &[NODES]))
+            .mut_subcommand("node", |role| hide(role, &[MASTERS, BUCKETS]))
     })
 }
 
@@ -188,11 +193,12 @@ pub fn tidy(cli: clap::Command) -> clap::Command {
 pub fn check(matches: &ArgMatches) -> Result<(), Failure> {
     let Some(("start", start)) = matches.subcommand() else { return Ok(()) };
     let Some((role, typed)) = start.subcommand() else { return Ok(()) };
-    let (others, other) = if role == "node" { (MASTERS, "master") } else { (NODES, "node") };
+    let (others, other): (&[&str], &str) =
+        if role == "node" { (&[MASTERS, BUCKETS], "master") } else { (&[NODES], "node") };
     let command = super::command();
     let command = command.find_subcommand("start").and_then(|it| it.find_subcommand(role));
     for arg in command.into_iter().flat_map(clap::Command::get_arguments) {
-        if arg.get_help_heading() == Some(others)
+        if arg.get_help_heading().is_some_and(|heading| others.contains(&heading))
             && typed.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
         {
             let flag = arg.get_long().unwrap_or_default();

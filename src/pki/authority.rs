@@ -113,6 +113,14 @@ impl Authority {
         fingerprint(&self.certificate)
     }
 
+    /// Of all that are believed, the one that signs among them.
+    #[must_use]
+    pub fn fingerprints(&self) -> Vec<[u8; 32]> {
+        // Those that cannot be read are found where the bundle is used.
+        let found = CertificateDer::pem_slice_iter(self.bundle.as_bytes()).flatten();
+        found.map(|certificate| fingerprint(&certificate)).collect()
+    }
+
     /// A new key with a certificate for it.
     pub fn issue(
         &self,
@@ -144,6 +152,11 @@ impl Authority {
         let ca = first_certificate(&self.bundle);
         format!("{}{ca}", certificate.pem())
     }
+}
+
+/// A fingerprint as people compare it.
+pub fn hex(fingerprint: [u8; 32]) -> String {
+    fingerprint.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn belongs(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {

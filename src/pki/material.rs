@@ -1,7 +1,8 @@
 //! All of a master's keys and certificates, in memory and below `DIR/pki`.
 //!
 //! Keeps: what is in use and what lies on the disk are the same; a certificate whose names, CA or time
-//! no longer fit is issued anew at the start.
+//! no longer fit is issued anew at the start. CAs are replaced while the master runs ([`Material::reload`]):
+//! the certificates that they sign, the ports, and whoever looks at [`Material::changes`] follow.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,15 +12,16 @@ use kontiki_api::cluster;
 use kontiki_api::cluster::wire;
 use kontiki_api::listener::{self, Clients, TlsSource};
 use kontiki_raft::network::grpc::{Identity, Tls, TlsConfig};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rcgen::KeyPair;
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use tokio::sync::watch;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::Error;
-use super::authority::{Authority, Credentials, Subject};
+use super::authority::{Authority, Credentials, Subject, hex};
 use super::files::{self, Readers};
 use super::kubeconfig::kubeconfig;
 use super::leaf::{ADMINISTRATORS, Hosts, Leaf, NODE_LIFE, Realm, node_subject};
@@ -30,13 +32,18 @@ use super::pin::{Trust, client_config};
 pub struct Material {
     folder: PathBuf,
     kubeconfig: PathBuf,
-    authorities: [Authority; 3],
+    /// In the order of [`Realm`].
+    authorities: RwLock<[Arc<Authority>; 3]>,
     service_account_key: String,
     hosts: Hosts,
     identity: Identity,
     life: Duration,
     held: Mutex<Vec<Held>>,
     ports: Mutex<Option<Ports>>,
+    /// Held by whoever replaces certificates: one at a time.
+    replacing: Mutex<()>,
+    /// How often the CAs have changed since the start.
+    changes: watch::Sender<u64>,
 }
 
 /// A certificate in use.
@@ -69,45 +76,78 @@ impl Material {
         now: SystemTime,
     ) -> Result<Material, Error> {
         let folder = directory.join(FOLDER);
-        let authority = |realm: Realm| {
-            let folder = folder.join(realm.folder());
-            let (bundle, key) =
-                (files::read(&folder.join("ca.crt"))?, files::read(&folder.join("ca.key"))?);
-            Authority::from_pem(&bundle, &key)
-        };
-        let authorities =
-            [authority(Realm::Cluster)?, authority(Realm::Peer)?, authority(Realm::Store)?];
         let key = folder.join(Realm::Cluster.folder()).join("service-account.key");
         let material = Material {
             kubeconfig: directory.join("kubeconfig"),
-            authorities,
+            authorities: RwLock::new(authorities(&folder)?),
             service_account_key: files::read(&key)?,
             hosts,
             identity,
             life,
             held: Mutex::default(),
             ports: Mutex::default(),
+            replacing: Mutex::default(),
+            changes: watch::Sender::new(0),
             folder,
         };
-        for leaf in Leaf::ALL {
-            let held = match material.read(leaf, now) {
-                Some(held) => held,
-                None => material.issue(leaf, now)?,
-            };
-            material.held.lock().push(held);
-        }
+        let held = material.fitting(&material.authorities.read().clone(), now)?;
+        *material.held.lock() = held;
         Ok(material)
     }
 
+    /// A certificate of each kind by these CAs: those on the disk that fit, the others anew.
+    fn fitting(
+        &self,
+        authorities: &[Arc<Authority>; 3],
+        now: SystemTime,
+    ) -> Result<Vec<Held>, Error> {
+        let one = |leaf: Leaf| {
+            let signer = &authorities[leaf.realm() as usize];
+            self.read(signer, leaf, now).map_or_else(|| self.issue(signer, leaf, now), Ok)
+        };
+        // Making keys and writing them durably takes milliseconds each.
+        std::thread::scope(|scope| {
+            let made = Leaf::ALL.map(|leaf| scope.spawn(move || one(leaf)));
+            made.into_iter()
+                .map(|made| made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        })
+    }
+
+    /// Takes over the CAs as they lie on the disk now: what they signed before is issued anew, the ports
+    /// believe the new bundles, the kubeconfig names them. Connections that stand go on. On an error all
+    /// stays as it was, but for what has been written. Returns whether there was anything new.
+    pub fn reload(&self, now: SystemTime) -> Result<bool, Error> {
+        let _alone = self.replacing.lock();
+        let fresh = authorities(&self.folder)?;
+        let is_new = fresh
+            .iter()
+            .zip(self.authorities.read().iter())
+            .any(|(new, old)| new.bundle() != old.bundle() || new.key_pem() != old.key_pem());
+        if !is_new {
+            return Ok(false);
+        }
+        let held = self.fitting(&fresh, now)?;
+        *self.authorities.write() = fresh;
+        *self.held.lock() = held;
+        self.hand_on()?;
+        self.changes.send_modify(|changes| *changes += 1);
+        Ok(true)
+    }
+
+    /// Changes whenever the CAs do.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
     /// The certificate on the disk, if it is good for what it has to be good for, and for a while.
-    fn read(&self, leaf: Leaf, now: SystemTime) -> Option<Held> {
+    fn read(&self, signer: &Authority, leaf: Leaf, now: SystemTime) -> Option<Held> {
         let (certificate, key) = self.paths(leaf);
         let credentials = Credentials {
             certificate: files::read(&certificate).ok()?,
             key: files::read(&key).ok()?,
         };
         let found = Found::read(&credentials.certificate)?;
-        let signer = &self.authorities[leaf.realm() as usize];
         let fits = found.says(&leaf.subject(&self.hosts, self.identity))
             && credentials.certificate.contains(signer.bundle().lines().nth(1)?)
             && KeyPair::from_pem(&credentials.key).is_ok();
@@ -121,10 +161,10 @@ impl Material {
     }
 
     /// Issues a certificate and writes it.
-    fn issue(&self, leaf: Leaf, now: SystemTime) -> Result<Held, Error> {
+    fn issue(&self, signer: &Authority, leaf: Leaf, now: SystemTime) -> Result<Held, Error> {
         let subject = leaf.subject(&self.hosts, self.identity);
         let life = leaf.life(self.life);
-        let credentials = self.authorities[leaf.realm() as usize].issue(&subject, now, life)?;
+        let credentials = signer.issue(&subject, now, life)?;
         let (certificate, key) = self.paths(leaf);
         files::replace(&key, &credentials.key, Readers::Owner)?;
         files::replace(&certificate, &credentials.certificate, Readers::Everyone)?;
@@ -142,10 +182,11 @@ impl Material {
 
     /// Replaces what is due, on the disk and in what serves. Returns what was replaced.
     pub(super) fn renew(&self, now: SystemTime) -> Result<Vec<Leaf>, Error> {
+        let _alone = self.replacing.lock();
         let due: Vec<Leaf> =
             self.held().iter().filter(|held| held.renew_at <= now).map(|held| held.leaf).collect();
         for leaf in &due {
-            let fresh = self.issue(*leaf, now)?;
+            let fresh = self.issue(&self.authority(leaf.realm()), *leaf, now)?;
             let mut all = self.held.lock();
             all.retain(|held| held.leaf != *leaf);
             all.push(fresh);
@@ -178,8 +219,8 @@ impl Material {
         held.expect("each certificate is there from the start").credentials.clone()
     }
 
-    fn authority(&self, realm: Realm) -> &Authority {
-        &self.authorities[realm as usize]
+    fn authority(&self, realm: Realm) -> Arc<Authority> {
+        Arc::clone(&self.authorities.read()[realm as usize])
     }
 
     pub fn api_tls(&self) -> listener::TlsConfig {
@@ -216,8 +257,9 @@ impl Material {
     }
 
     fn write_kubeconfig(&self, api_url: &str) -> Result<(), Error> {
-        let ca = self.authority(Realm::Cluster).bundle();
-        let text = kubeconfig(api_url, ca, &self.credentials(Leaf::Administrator));
+        let authority = self.authority(Realm::Cluster);
+        let credentials = self.credentials(Leaf::Administrator);
+        let text = kubeconfig(api_url, authority.bundle(), &credentials);
         files::replace(&self.kubeconfig, &text, Readers::Owner)
     }
 }
@@ -254,6 +296,24 @@ impl cluster::Pki for Material {
         self.authority(Realm::Cluster).fingerprint()
     }
 
+    fn trust(&self) -> Vec<wire::Trust> {
+        let trust = |realm: Realm| {
+            let authority = self.authority(realm);
+            wire::Trust {
+                name: realm.folder().into(),
+                signs: hex(authority.fingerprint()),
+                believed: authority.fingerprints().into_iter().map(hex).collect(),
+            }
+        };
+        [Realm::Cluster, Realm::Peer, Realm::Store].map(trust).into()
+    }
+
+    fn reload(&self) -> Result<bool, String> {
+        // It writes and syncs files: a moment, when CAs are replaced.
+        tokio::task::block_in_place(|| Material::reload(self, super::renewal::now()))
+            .map_err(|error| error.to_string())
+    }
+
     fn certificates(&self) -> Vec<wire::Certificate> {
         let now = super::renewal::now();
         let until = |at: SystemTime| match at.duration_since(now) {
@@ -279,6 +339,17 @@ impl cluster::Pki for Material {
         let mut organizations = certificate.subject().iter_organization();
         organizations.any(|it| it.as_str().is_ok_and(|it| it == ADMINISTRATORS))
     }
+}
+
+/// The three CAs as they lie on the disk.
+fn authorities(folder: &Path) -> Result<[Arc<Authority>; 3], Error> {
+    let authority = |realm: Realm| {
+        let folder = folder.join(realm.folder());
+        let (bundle, key) =
+            (files::read(&folder.join("ca.crt"))?, files::read(&folder.join("ca.key"))?);
+        Authority::from_pem(&bundle, &key).map(Arc::new)
+    };
+    Ok([authority(Realm::Cluster)?, authority(Realm::Peer)?, authority(Realm::Store)?])
 }
 
 /// What a certificate on the disk says.

@@ -33,7 +33,7 @@ pub use files::{Readers, make_folder, read, replace};
 pub use leaf::Hosts;
 pub use material::{Material, Ports};
 pub use origin::{Beginning, Origin, origin, read_peers, write_peers};
-pub use pin::{Trust, client_config, server_name};
+pub use pin::{LiveTrust, Trust, client_config, server_name};
 pub use renewal::{Renewal, now};
 
 use std::path::PathBuf;

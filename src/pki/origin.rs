@@ -146,19 +146,28 @@ impl Beginning {
             (Realm::Peer, &self.authorities.peer),
             (Realm::Store, &self.authorities.store),
         ];
-        for (realm, authority) in all {
+        let write = |(realm, authority): (Realm, &wire::Authority)| {
             // Read once, so that what was handed over is known to be usable before it is kept.
             Authority::from_pem(&authority.bundle, &authority.key)?;
             let folder = fresh.join(realm.folder());
             files::make_folder(&folder)?;
             files::replace(&folder.join("ca.crt"), &authority.bundle, Readers::Everyone)?;
             files::replace(&folder.join("ca.key"), &authority.key, Readers::Owner)?;
-        }
-        let key = &self.authorities.service_account_key;
-        let public = KeyPair::from_pem(key)?.public_key_pem();
-        let cluster = fresh.join(Realm::Cluster.folder());
-        files::replace(&cluster.join("service-account.key"), key, Readers::Owner)?;
-        files::replace(&cluster.join("service-account.pub"), &public, Readers::Everyone)?;
+            if realm == Realm::Cluster {
+                let key = &self.authorities.service_account_key;
+                let public = KeyPair::from_pem(key)?.public_key_pem();
+                files::replace(&folder.join("service-account.key"), key, Readers::Owner)?;
+                files::replace(&folder.join("service-account.pub"), &public, Readers::Everyone)?;
+            }
+            Ok::<(), Error>(())
+        };
+        // Each waits for the disk, file by file.
+        std::thread::scope(|scope| {
+            let written = all.map(|one| scope.spawn(move || write(one)));
+            written.into_iter().try_for_each(|written| {
+                written.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })?;
         files::replace(&fresh.join(ORIGIN), &encode(&self.origin), Readers::Owner)?;
         let folder = directory.join(FOLDER);
         let renamed = fs::rename(&fresh, &folder);

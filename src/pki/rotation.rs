@@ -1,8 +1,8 @@
 //! Replacing the CAs of a cluster, in steps between which everything goes on being believed.
 //!
 //! New CAs are made once, in a folder that is carried to every master. There they are first believed
-//! beside the old ones, then they sign, then the old ones are forgotten. What a step wrote is read when
-//! the master starts next; a certificate that another CA has signed is then issued anew (`material`).
+//! beside the old ones, then they sign, then the old ones are forgotten. What a step wrote is taken over by
+//! a master that runs when it is told to, and by others when they start (`material`).
 //!
 //! Keeps: every step can be repeated, and cut short and repeated. No step leaves a master whose
 //! certificates one that is a step behind, or ahead, does not believe.
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::Error;
-use super::authority::Authority;
+use super::authority::{Authority, hex};
 use super::files::{self, Readers};
 use super::leaf::Realm;
 use super::origin::FOLDER;
@@ -60,8 +60,8 @@ pub fn sign_by(directory: &Path, folder: &Path) -> Result<(), Error> {
         let (path, _) = paths(&directory.join(FOLDER), *realm);
         if !certificates(&files::read(&path)?).contains(&first(authority.bundle())) {
             return Err(Error::Unusable(format!(
-                "{} does not hold the new CA yet; run `kontiki ca trust` for every master, and \
-                 restart each, before the first one signs by it",
+                "{} does not hold the new CA yet; run `kontiki ca trust` for every master before \
+                 the first one signs by it",
                 path.display()
             )));
         }
@@ -80,6 +80,18 @@ pub fn forget(directory: &Path) -> Result<(), Error> {
         edit(directory, realm, |bundle| Ok(format!("{}\n", first(bundle))))?;
     }
     Ok(())
+}
+
+/// The fingerprints of the CAs in a folder, each with what it is for.
+pub fn fingerprints(folder: &Path) -> Result<[(&'static str, String); 3], Error> {
+    let [cluster, peer, store] =
+        REALMS.map(|realm| usable(folder, realm).map(|it| (realm.folder(), hex(it.fingerprint()))));
+    Ok([cluster?, peer?, store?])
+}
+
+/// The same of those by which a master signs.
+pub fn signing(directory: &Path) -> Result<[(&'static str, String); 3], Error> {
+    fingerprints(&directory.join(FOLDER))
 }
 
 fn usable(folder: &Path, realm: Realm) -> Result<Authority, Error> {

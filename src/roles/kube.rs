@@ -33,7 +33,9 @@ const NODE_PREFIX: (u8, u8) = (24, 64);
 pub(super) struct Kube {
     pub server: Server,
     replica: Replica,
-    settings: Settings,
+    pki: Arc<Material>,
+    cluster: ClusterSettings,
+    bootstrap: bootstrap::Config,
     /// Of the service `kubernetes`.
     service_ip: IpAddr,
 }
@@ -60,24 +62,45 @@ impl Kube {
             service_cidrs: vec![service_cidr],
             client_ca: bundle.clone(),
             front_proxy_ca: bundle.clone(),
-            server_ca: bundle.clone(),
+            server_ca: bundle,
             server: url.to_owned(),
         };
-        let mut config = Config::new(bootstrap, authorities.service_account_key);
+        let mut config = Config::new(bootstrap.clone(), authorities.service_account_key);
         config.peers = Some(peers(&replica, pki, url));
         config.audit = audit;
         let server = Server::new(replica.clone(), config, stop)
             .map_err(|error| Failure::Run(format!("the key that signs tokens: {error}")))?;
-        let settings = Settings {
-            root_ca: bundle.clone(),
-            signing_certificate: bundle,
-            signing_key: authorities.cluster.key,
-            cluster_cidr: cluster.cluster_cidr.clone(),
-            node_prefix_length: node_prefix_length(&cluster.cluster_cidr),
-            service_cidr: cluster.service_cidr.clone(),
-        };
         let service_ip = masters::service_ip(&service_cidr);
-        Ok(Kube { server, replica, settings, service_ip })
+        let (pki, cluster) = (pki.clone(), cluster.clone());
+        Ok(Kube { server, replica, pki, cluster, bootstrap, service_ip })
+    }
+
+    /// Whenever the CAs change, tells everybody who finds them in the API, until `stop`.
+    pub fn keep_trust(
+        &self,
+        stop: CancellationToken,
+    ) -> impl Future<Output = Result<(), String>> + use<> {
+        let (server, pki) = (self.server.clone(), self.pki.clone());
+        let mut bootstrap = self.bootstrap.clone();
+        let mut changes = pki.changes();
+        async move {
+            let client = server.client("apiserver");
+            let keep = async {
+                server.ready().await;
+                while changes.changed().await.is_ok() {
+                    let bundle = cluster::Pki::cluster_ca(&*pki);
+                    bootstrap.client_ca.clone_from(&bundle);
+                    bootstrap.front_proxy_ca.clone_from(&bundle);
+                    bootstrap.server_ca = bundle;
+                    bootstrap::bootstrap_until_done(&client, &bootstrap).await;
+                }
+            };
+            tokio::select! {
+                () = keep => {}
+                () = stop.cancelled() => {}
+            }
+            Ok(())
+        }
     }
 
     /// Keeps the service under which pods find the API pointed at every master, until `stop`.
@@ -119,12 +142,12 @@ impl Kube {
 
     /// Controllers and scheduler, whenever this master leads, until `stop`.
     pub async fn lead(self, selection: Selection, stop: CancellationToken) -> Result<(), String> {
-        let Kube { server, replica, settings, .. } = self;
+        let Kube { server, replica, pki, cluster, .. } = self;
         let mut counted = None;
         server.metrics().register(|registry| counted = Some(Counted::new(registry)));
         let loops = Loops {
             client: server.client("kube-controller-manager"),
-            settings,
+            settings: settings(&pki, &cluster),
             clock: Clock::System,
             selection,
             counted: counted.expect("the registry calls back at once"),
@@ -148,17 +171,48 @@ impl Kube {
             }
         };
         let running = Leadership::Follow(leading).run(stop, |term| {
-            let (server, loops) = (server.clone(), loops.clone());
+            let (server, loops, pki) = (server.clone(), loops.clone(), pki.clone());
+            let now = {
+                let cluster = cluster.clone();
+                move |pki: &Material| settings(pki, &cluster)
+            };
             async move {
                 tokio::select! {
                     () = server.ready() => {}
                     () = term.cancelled() => return,
                 }
-                loops::run(loops, term).await;
+                // They hand out the CAs and sign by them: with others they begin anew.
+                let mut changes = pki.changes();
+                while !term.is_cancelled() {
+                    changes.mark_unchanged();
+                    let round = term.child_token();
+                    let loops = Loops { settings: now(&pki), ..loops.clone() };
+                    let running = loops::run(loops, round.clone());
+                    tokio::pin!(running);
+                    tokio::select! {
+                        () = &mut running => return,
+                        _ = changes.changed() => {}
+                    }
+                    round.cancel();
+                    running.await;
+                }
             }
         });
         tokio::join!(told, running);
         Ok(())
+    }
+}
+
+/// What the loops are told, with the CAs as they are now.
+fn settings(pki: &Material, cluster: &ClusterSettings) -> Settings {
+    let authority = cluster::Pki::authorities(pki).cluster;
+    Settings {
+        root_ca: authority.bundle.clone(),
+        signing_certificate: authority.bundle,
+        signing_key: authority.key,
+        cluster_cidr: cluster.cluster_cidr.clone(),
+        node_prefix_length: node_prefix_length(&cluster.cluster_cidr),
+        service_cidr: cluster.service_cidr.clone(),
     }
 }
 

@@ -64,6 +64,8 @@ pub struct Settings {
     pub tls_san: Vec<String>,
     pub certificate_life: Duration,
     pub snapshots: Option<Schedule>,
+    /// Where copies of those are kept.
+    pub snapshot_target: Option<backups::Target>,
     /// Controllers and scheduler run here when this master leads: these of them.
     pub loops: Option<Selection>,
     /// Where requests are written down.
@@ -196,14 +198,14 @@ impl Master {
     fn serve(self, tasks: &mut Tasks, stop: &CancellationToken) -> Result<(), Failure> {
         let Master { settings, me, place, bound } = self;
         let Place { origin, identity, directory, material, replica, transport, peer_tls } = place;
-        let Bound { api, peer, store, ports } = bound;
+        let Bound { api, peer, store, addresses, ports } = bound;
         let api_tls = TlsSource::new(&material.api_tls()).map_err(pki::Error::from)?;
         let store_tls = TlsSource::new(&material.store_tls()).map_err(pki::Error::from)?;
         material.serve(pki::Ports {
             api: Arc::clone(&api_tls),
             store: Arc::clone(&store_tls),
             peers: Arc::clone(&peer_tls),
-            api_url: local_url(settings.bind, ports.api),
+            api_url: format!("https://{}", ports::from_here(addresses.api)),
         })?;
 
         // The peers' port stays open while leadership is handed over.
@@ -256,7 +258,7 @@ impl Master {
                 Ok(())
             }
         });
-        ports::tell(&directory.run(), ports)?;
+        ports::tell(&directory.run(), &addresses)?;
 
         tasks.start("API server", Rule::EndsAll, {
             let server = kube.server.clone();
@@ -270,6 +272,7 @@ impl Master {
             Rule::EndsAll,
             kube.keep_service(cluster::Records::new(replica.clone()), stop.clone()),
         );
+        tasks.start("trust", Rule::EndsAll, kube.keep_trust(stop.clone()));
         let server = kube.server.clone();
         if let Some(selection) = settings.loops {
             tasks.start("controllers", Rule::EndsAll, kube.lead(selection, stop.clone()));
@@ -332,7 +335,13 @@ impl Master {
         });
         if let Some(schedule) = settings.snapshots {
             let (stop, path) = (stop.clone(), directory.path().to_owned());
-            tasks.start("backups", Rule::EndsAll, backups::run(replica, path, schedule, stop));
+            // Clusters may share a bucket: each has a folder of its own.
+            let target = settings.snapshot_target.map(|target| backups::Target {
+                folder: target.folder.join(&identity.cluster.to_string()),
+                ..target
+            });
+            let backups = backups::run(replica, path, schedule, target, stop);
+            tasks.start("backups", Rule::EndsAll, backups);
         }
         Ok(())
     }
@@ -397,16 +406,6 @@ fn me(settings: &Settings, bound: &Bound) -> Peer {
 /// The time of day in seconds, as etcd's front wants it for its tokens.
 fn etcd_clock() -> etcd::Clock {
     Arc::new(|| u64::try_from(Clock::System.now().as_seconds()).unwrap_or(0))
-}
-
-/// Where the API is reached from this machine.
-fn local_url(bind: IpAddr, port: u16) -> String {
-    let address = match bind {
-        any if any.is_unspecified() && any.is_ipv6() => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1u16]),
-        any if any.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
-        address => address,
-    };
-    format!("https://{}", host_and_port(address, port))
 }
 
 fn host_and_port(address: IpAddr, port: u16) -> String {

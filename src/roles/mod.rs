@@ -1,5 +1,6 @@
 //! The roles that a process can have; the only places that build the whole.
 
+pub mod backups;
 pub mod controllers;
 pub mod hollow;
 pub mod master;
@@ -8,10 +9,10 @@ pub mod offline;
 pub mod ports;
 
 mod address;
-mod backups;
 mod join;
 mod kube;
 mod loops;
 mod network;
 mod place;
 mod strays;
+mod trust;

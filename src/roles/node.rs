@@ -26,12 +26,13 @@ use tokio_util::sync::CancellationToken;
 use super::join::understood;
 use super::master::{Join, Signals};
 use super::network;
+use super::trust::Keeper;
 use crate::agent::containerd::{Containerd, Places};
 use crate::agent::cri::client as cri;
 use crate::agent::tunnels::Door;
 use crate::agent::{self, Directories};
 use crate::failure::Failure;
-use crate::pki::{self, Credentials, Readers, Trust};
+use crate::pki::{self, Credentials, LiveTrust, Readers, Trust};
 use crate::remote::Remote;
 use crate::tasks::{Rule, Tasks};
 
@@ -68,11 +69,12 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     }
     let mut signals = Signals::new()?;
     let stop = CancellationToken::new();
-    let (client, door, cluster) = tokio::select! {
+    let (client, door, cluster, trust) = tokio::select! {
         ways = membership(&settings) => ways?,
         () = signals.next() => return Ok(()),
     };
     let mut tasks = Tasks::new(stop.clone());
+    tasks.start("trust", Rule::EndsAll, trust.run(stop.clone()));
     tasks.start("node", Rule::EndsAll, work(settings, cluster, client, door, stop.clone()));
     tasks.start("signals", Rule::MayEnd, {
         let stop = stop.clone();
@@ -202,8 +204,11 @@ struct Membership {
     cluster: ClusterSettings,
 }
 
-/// The ways to the masters, for requests and for a session; asked for if there are none yet.
-async fn membership(settings: &Settings) -> Result<(Client, Door, ClusterSettings), Failure> {
+/// The ways to the masters, for requests and for a session; asked for if there are none yet. And who keeps
+/// up to date which masters are believed on all of them.
+async fn membership(
+    settings: &Settings,
+) -> Result<(Client, Door, ClusterSettings, Keeper), Failure> {
     let folder = settings.data_dir.join("pki/node");
     let membership = match read(&folder)? {
         Some(membership) => membership,
@@ -220,7 +225,8 @@ async fn membership(settings: &Settings) -> Result<(Client, Door, ClusterSetting
             membership
         }
     };
-    let tls = pki::client_config(Trust::Bundle(membership.ca), Some(&membership.me))?;
+    let live = LiveTrust::new(&membership.ca)?;
+    let tls = pki::client_config(Trust::Live(Arc::clone(&live)), Some(&membership.me))?;
     let mut masters = membership.masters;
     if let Some(join) = &settings.join
         && !masters.contains(&join.endpoint)
@@ -229,7 +235,14 @@ async fn membership(settings: &Settings) -> Result<(Client, Door, ClusterSetting
     }
     let https = Https::new(&masters, &tls, None).map_err(Failure::Run)?;
     let client = Client::new(Arc::new(https), "kontiki-agent");
-    Ok((client, Door::Masters { servers: masters, tls }, membership.cluster))
+    let trust = Keeper {
+        path: folder.join("ca.crt"),
+        bundle: membership.ca,
+        live,
+        masters: masters.clone(),
+        tls: Arc::clone(&tls),
+    };
+    Ok((client, Door::Masters { servers: masters, tls }, membership.cluster, trust))
 }
 
 /// Asks a master for a certificate.

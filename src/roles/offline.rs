@@ -60,12 +60,7 @@ impl Restore {
         archive::inspect(BufReader::new(open()?))
             .map_err(|error| Failure::Run(format!("{}: {error}", self.archive.display())))?;
         let path = &self.directory;
-        if Directory::inspect(path)?.is_some() || pki::origin(path)?.is_some() {
-            return Err(Failure::Usage(format!(
-                "data directory {} holds a master already; restore into an empty one (--data-dir)",
-                path.display()
-            )));
-        }
+        is_empty(path)?;
         let existed = path.exists();
         let restored = self.fill(BufReader::new(watch(open()?)));
         if restored.is_err() {
@@ -104,6 +99,17 @@ impl Restore {
         }
         Ok(restored)
     }
+}
+
+/// Refuses a directory in which there is a master.
+pub fn is_empty(directory: &Path) -> Result<(), Failure> {
+    if Directory::inspect(directory)?.is_some() || pki::origin(directory)?.is_some() {
+        return Err(Failure::Usage(format!(
+            "data directory {} holds a master already; restore into an empty one (--data-dir)",
+            directory.display()
+        )));
+    }
+    Ok(())
 }
 
 fn clear(directory: &Path, existed: bool) {

@@ -31,12 +31,34 @@ impl Transcript {
         assert_eq!(ours, etcd, "ours (left) and etcd's answer to `etcdctl {command}`");
     }
 
+    /// A command that any member answers by what it has heard so far: alike before long.
+    pub fn at_last(&mut self, command: &str) {
+        const TRIES: usize = 50;
+        let asked = || Side::BOTH.map(|side| Printed::of(&self.pair.etcdctl(side, command, "")));
+        let alike = |printed: &[Printed; 2]| printed[0] == printed[1];
+        let [etcd, ours] = (0..TRIES).map(|_| asked()).find(alike).unwrap_or_else(asked);
+        assert_eq!(ours, etcd, "ours (left) and etcd's answer to `etcdctl {command}`");
+    }
+
     /// A command that names the lease that was granted last, as each side calls it.
     pub fn lease(&mut self, command: &str) {
         let leases = self.leases.clone();
         let [etcd, ours] = [0, 1].map(|side| {
             let command = command.replace("LEASE", &leases[side]);
             Printed::of(&self.pair.etcdctl(Side::BOTH[side], &command, ""))
+        });
+        assert_eq!(ours, etcd, "ours (left) and etcd's answer to `etcdctl {command}`");
+    }
+
+    /// A command that names the learner, or the only member there is, as each side calls it.
+    pub fn member(&mut self, command: &str) {
+        let [etcd, ours] = Side::BOTH.map(|side| {
+            let listed = self.pair.etcdctl(side, "member list", "");
+            let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+            let line = listed.lines().find(|line| line.ends_with(", true"));
+            let line = line.or_else(|| listed.lines().next()).unwrap_or_default();
+            let id = line.split(',').next().unwrap_or_default();
+            Printed::of(&self.pair.etcdctl(side, &command.replace("MEMBER", id), ""))
         });
         assert_eq!(ours, etcd, "ours (left) and etcd's answer to `etcdctl {command}`");
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use rcgen::{CertificateParams, DnType, Issuer, KeyPair, date_time_ymd};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -64,6 +65,35 @@ async fn each_port_lets_in_whom_it_is_for_and_nobody_else() {
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         assert!(!answer.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&answer));
+    }
+    master.until_ready().await;
+}
+
+/// A client whose certificate is of the right CA, and over.
+fn expired(master: &Master, realm: &str) -> Client {
+    let read = |file: &str| fs::read_to_string(pki(master, &format!("{realm}/{file}"))).unwrap();
+    let ca_key = KeyPair::from_pem(&read("ca.key")).unwrap();
+    let issuer = Issuer::from_ca_cert_pem(&read("ca.crt"), ca_key).unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::OrganizationName, "system:masters");
+    params.distinguished_name.push(DnType::CommonName, "root");
+    (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2002, 1, 1));
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    let path = |extension: &str| master.directory.with_extension(format!("{realm}.{extension}"));
+    fs::write(path("crt"), certificate.pem()).unwrap();
+    fs::write(path("key"), key.serialize_pem()).unwrap();
+    Client::showing(&pki(master, &format!("{realm}/ca.crt")), &path("crt"), &path("key"))
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_over_is_let_in_nowhere() {
+    let cluster = Cluster::of_one().await;
+    let master = &cluster.masters[0];
+    for (port, realm) in [("api", "cluster"), ("store", "store"), ("peer", "peer")] {
+        let client = expired(master, realm);
+        let answer = get(master.port(port), "/readyz", &client).await;
+        assert!(answer.is_err(), "{port}: {answer:?}");
     }
     master.until_ready().await;
 }

@@ -19,7 +19,8 @@ async fn pythons_client_walks_through_everything() {
     let cluster = Cluster::of_one().await;
     let master = &cluster.masters[0];
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = Command::new(top.join(".ci/python-etcd")).output().await.unwrap();
+    let python =
+        Command::new(top.join(".ci/python")).arg("tests/etcd/python").output().await.unwrap();
     assert!(python.status.success(), "{}", text(&python.stderr));
     let mut tour = Command::new(text(&python.stdout).trim());
     tour.arg(top.join("tests/etcd/python/tour.py"))

@@ -175,6 +175,8 @@ async fn three_members_are_described_and_led_alike() {
     both.alike("endpoint health --cluster").await;
     both.alike("member list").await;
     both.alike("alarm list").await;
+    both.alike("alarm disarm").await;
+    both.alike("defrag").await;
     both.alike("get k --prefix").await;
     both.alike("get k1 --consistency=s").await;
     for side in [Side::Etcd, Side::Ours] {

@@ -7,6 +7,8 @@ mod printed;
 #[allow(dead_code, reason = "other suites use what this one does not")]
 mod support;
 
+mod addresses;
+mod buckets;
 mod certificates;
 mod clients;
 mod etcdctl;

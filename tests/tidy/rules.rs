@@ -46,6 +46,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("SystemTime", &["api/object/time.rs", "src/pki", "tests/"]),
     ("crate::roles", &["src/main.rs", "src/cli/"]),
     ("hickory_proto", &["src/dns/"]),
+    ("object_store::", &["src/snapshots/"]),
 ];
 
 /// Names that say nothing: whatever is put there belongs somewhere else.

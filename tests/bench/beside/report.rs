@@ -9,6 +9,8 @@ use crate::servers::Side;
 
 #[derive(Default)]
 pub struct Report {
+    /// Which etcd it is.
+    peer: String,
     rates: Vec<Rate>,
     once: Vec<Once>,
 }
@@ -31,6 +33,10 @@ struct Once {
 }
 
 impl Report {
+    pub fn beside(peer: String) -> Report {
+        Report { peer, ..Report::default() }
+    }
+
     pub fn rates(
         &mut self,
         what: &'static str,
@@ -68,6 +74,7 @@ impl Report {
             println!("{}", serde_json::to_string_pretty(&self.json())?);
             return Ok(());
         }
+        println!("Beside etcd {}.\n", self.peer);
         println!(
             "| what | members | clients | etcd | Kontiki | ratio | p50 / p99 µs, etcd | Kontiki | \
              CPU µs each, etcd | Kontiki | ratio |"
@@ -116,7 +123,11 @@ impl Report {
                 "what": what, "members": members, "unit": unit, "etcd": etcd, "kontiki": kontiki,
             })
         });
-        json!({ "rates": rates.collect::<Vec<_>>(), "once": once.collect::<Vec<_>>() })
+        json!({
+            "etcd": self.peer,
+            "rates": rates.collect::<Vec<_>>(),
+            "once": once.collect::<Vec<_>>(),
+        })
     }
 }
 

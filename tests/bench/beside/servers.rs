@@ -1,4 +1,4 @@
-//! The two sides as processes: Debian's etcd and the binary of this build, both with mutual TLS for
+//! The two sides as processes: an etcd and the binary of this build, both with mutual TLS for
 //! clients and among members, both with every write on the disk before it is acknowledged.
 
 use std::net::TcpListener;
@@ -11,6 +11,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
+use crate::options::Options;
 use crate::{Failure, processes};
 
 /// Longer than a start takes on any machine.
@@ -61,13 +62,13 @@ impl Server {
         side: Side,
         members: usize,
         folder: &Path,
-        binary: &Path,
+        options: &Options,
     ) -> Result<(Server, Duration), Failure> {
         let folder = folder.join(side.name());
         std::fs::create_dir_all(&folder)?;
         match side {
-            Side::Etcd => etcd(members, &folder).await,
-            Side::Kontiki => kontiki(members, &folder, binary).await,
+            Side::Etcd => etcd(members, &folder, &options.etcd).await,
+            Side::Kontiki => kontiki(members, &folder, &options.binary).await,
         }
     }
 
@@ -81,6 +82,10 @@ impl Server {
 
     pub fn resident_mib(&self) -> f64 {
         processes::resident_mib(&self.pids())
+    }
+
+    pub fn anonymous_mib(&self) -> f64 {
+        processes::anonymous_mib(&self.pids())
     }
 
     /// Connections, spread over the members.
@@ -142,7 +147,19 @@ async fn until_it_answers(tls: &Tls, endpoint: &str) -> Result<(), Failure> {
     }
 }
 
-async fn etcd(members: usize, folder: &Path) -> Result<(Server, Duration), Failure> {
+/// The first line of what an etcd says of its version.
+pub fn version(etcd: &Path) -> Result<String, Failure> {
+    let output = std::process::Command::new(etcd).arg("--version").output();
+    let output = output.map_err(|error| format!("{}: {error}", etcd.display()))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(said.lines().next().unwrap_or_default().trim_start_matches("etcd Version: ").to_owned())
+}
+
+async fn etcd(
+    members: usize,
+    folder: &Path,
+    program: &Path,
+) -> Result<(Server, Duration), Failure> {
     let tls = certificates(folder)?;
     // All are held until all are known, so that no two are the same.
     let held: Vec<TcpListener> =
@@ -156,8 +173,8 @@ async fn etcd(members: usize, folder: &Path) -> Result<(Server, Duration), Failu
     let mut server = Server { side: Side::Etcd, members: Vec::new(), tls: tls.clone() };
     let began = Instant::now();
     for at in 0..members {
-        let mut command: Vec<String> =
-            ["etcd", "--log-level", "error", "--name"].map(Into::into).into();
+        let mut command = vec![text(program)];
+        command.extend(["--log-level", "error", "--name"].map(str::to_owned));
         command.extend([format!("m{at}"), "--data-dir".into()]);
         command.push(text(&folder.join(format!("m{at}"))));
         for (flag, value) in [
