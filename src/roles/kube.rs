@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kontiki_api::bootstrap::{self, masters};
+use kontiki_api::bootstrap::{self, dns, masters};
 use kontiki_api::cluster::wire::{ClusterSettings, MasterRecord};
 use kontiki_api::cluster::{self, Records};
 use kontiki_api::node::Peers;
@@ -35,6 +35,7 @@ pub(super) struct Kube {
     settings: Settings,
     /// Of the service `kubernetes`.
     service_ip: IpAddr,
+    services: ipnet::IpNet,
 }
 
 /// How often the list of masters is looked at.
@@ -74,16 +75,17 @@ impl Kube {
             service_cidr: cluster.service_cidr.clone(),
         };
         let service_ip = masters::service_ip(&service_cidr);
-        Ok(Kube { server, replica, settings, service_ip })
+        Ok(Kube { server, replica, settings, service_ip, services: service_cidr })
     }
 
-    /// Keeps the service under which pods find the API pointed at every master, until `stop`.
+    /// Keeps the service under which pods find the API pointed at every master, and the one under which they
+    /// ask for names, until `stop`.
     pub fn keep_service(
         &self,
         records: Records,
         stop: CancellationToken,
     ) -> impl Future<Output = Result<(), String>> + use<> {
-        let (server, service_ip) = (self.server.clone(), self.service_ip);
+        let (server, service_ip, services) = (self.server.clone(), self.service_ip, self.services);
         async move {
             let (masters, known) = watch::channel(BTreeSet::new());
             let look = async {
@@ -104,7 +106,10 @@ impl Kube {
             let client = server.client("apiserver");
             let keep = async {
                 server.ready().await;
-                masters::keep(&client, service_ip, known).await;
+                tokio::join!(
+                    masters::keep(&client, service_ip, known),
+                    dns::keep(&client, &services),
+                );
             };
             tokio::select! {
                 () = async { tokio::join!(look, keep); } => {}
