@@ -10,11 +10,13 @@ pub mod hollow;
 pub mod kubeconfig;
 pub mod proxy;
 pub mod reconcile;
+pub mod routes;
 pub mod scheduler;
 
 mod failure;
 mod pki;
 mod remote;
 mod roles;
+mod service;
 mod tasks;
 mod telemetry;
