@@ -14,6 +14,7 @@ mod hostile;
 mod life;
 mod rotation;
 mod script;
+mod service;
 mod snapshots;
 mod start;
 mod store;
