@@ -10,12 +10,14 @@ pub mod hollow;
 pub mod kubeconfig;
 pub mod proxy;
 pub mod reconcile;
+pub mod routes;
 pub mod scheduler;
 
 mod failure;
 mod pki;
 mod remote;
 mod roles;
+mod service;
 mod snapshots;
 mod tasks;
 mod telemetry;

@@ -5,6 +5,7 @@
 //! Never: takes a permission away from a default role; it only adds what is missing.
 
 mod defaults;
+pub mod dns;
 mod flows;
 pub mod masters;
 mod reconcile;

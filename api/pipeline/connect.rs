@@ -17,14 +17,14 @@ use crate::request::{Request, User, Verb};
 #[derive(Clone, Debug)]
 pub struct Connection {
     pub who: User,
-    /// `pods`, `services` or `nodes`.
+    /// `pods` or `nodes`; who asked for a service gets one of its pods.
     pub resource: String,
     /// `log`, `exec`, `attach`, `portforward` or `proxy`.
     pub subresource: String,
     pub namespace: String,
-    /// As the URL has it: of a service or node `scheme:name:port` is possible.
+    /// As the URL has it: `scheme:name:port` is possible.
     pub name: String,
-    /// The pod, service or node.
+    /// The pod or node.
     pub object: Value,
     /// The query, decoded: `container`, `command` and so on, in order.
     pub query: Vec<(String, String)>,
@@ -143,6 +143,9 @@ impl Road {
             object,
             query,
         };
+        if connection.resource == "services" {
+            return self.behind(connection);
+        }
         if connection.resource == "pods" && connection.subresource != "proxy" {
             if connection.subresource != "portforward" {
                 connection.container()?;

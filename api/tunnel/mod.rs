@@ -6,6 +6,7 @@
 //!
 //! Never: names of objects that were not looked up, or options that were not checked.
 
+pub mod anyone;
 mod want;
 
 pub use want::want;

@@ -53,11 +53,7 @@ pub fn want(connection: &Connection, protocols: &[String]) -> Result<wire::Want,
 fn port(connection: &Connection) -> Result<u32, Status> {
     let parts: Vec<&str> = connection.name.split(':').collect();
     let named = match parts.as_slice() {
-        [_] | ["http", _] | ["" | "http", _, ""] => None,
-        ["https", ..] => {
-            let why = "pods are proxied to by http alone; leave \"https:\" out, or forward a port";
-            return Err(Status::bad_request(why));
-        }
+        [_] | ["http" | "https", _] | ["" | "http" | "https", _, ""] => None,
         [_, port] | [_, _, port] => Some(*port),
         _ => return Err(Status::bad_request(format!("{:?} names no port", connection.name))),
     };

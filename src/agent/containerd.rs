@@ -8,7 +8,7 @@
 //! DIR/run/containerd/           what dies with the machine
 //! ```
 //! Keeps: containers go on while it is away; one that was left running by an agent that was killed
-//! is used again.
+//! is used again. One that ends by itself is started again.
 //! Never: touches the system's containerd, its files or its images.
 
 use std::path::{Path, PathBuf};
@@ -19,15 +19,23 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::cri::Runtime;
 use super::cri::client::Client;
-use super::images::own;
+use super::cri::{Error, Runtime};
+use super::images::{archives, own};
 use super::network;
 
 /// The kernel's limit of a socket's path.
 const SOCKET_BYTES_MAX: usize = 107;
 const START_WAIT_MAX: Duration = Duration::from_secs(60);
 const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Pause before one that has ended is started again; doubled each time, and given up past the longest.
+const RESTART_FIRST: Duration = Duration::from_millis(500);
+const RESTART_MAX: Duration = Duration::from_secs(30);
+/// One that has run as long ended for a reason of its own.
+const LASTED_MIN: Duration = Duration::from_secs(300);
+/// How one that is not our child is watched.
+const LOOK: Duration = Duration::from_secs(2);
+const SILENCES_MAX: u32 = 3;
 /// A file system that overlays cannot be put on.
 const OVERLAY: i64 = 0x794c_7630;
 
@@ -127,21 +135,58 @@ impl Containerd {
         format!("unix://{}", self.places.socket().display())
     }
 
-    /// Until `stop`, or until it ends by itself. Containers go on.
+    /// Until `stop`. One that ends before is started again; containers go on meanwhile. An error: it does not
+    /// come back.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), String> {
-        let Some(child) = &mut self.child else {
-            stop.cancelled().await;
-            return Ok(());
-        };
-        tokio::select! {
-            ended = child.wait() => match ended {
-                Ok(status) => Err(format!("containerd has ended: {status}")),
-                Err(error) => Err(format!("containerd cannot be waited for: {error}")),
-            },
-            () = stop.cancelled() => {
-                terminate(child).await;
-                Ok(())
+        let client = Client::new(&self.places.socket().to_string_lossy())?;
+        let mut pause = RESTART_FIRST;
+        loop {
+            let began = Instant::now();
+            tokio::select! {
+                why = self.ends(&client) => {
+                    tracing::error!(why, "containerd is started again; containers go on");
+                }
+                () = stop.cancelled() => {
+                    if let Some(child) = &mut self.child {
+                        terminate(child).await;
+                    }
+                    return Ok(());
+                }
             }
+            if began.elapsed() > LASTED_MIN {
+                pause = RESTART_FIRST;
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+            if pause > RESTART_MAX {
+                let log = self.places.root.join("log");
+                return Err(format!("containerd ends again and again; see {}", log.display()));
+            }
+            pause *= 2;
+            let child = self.child.insert(self.places.spawn()?);
+            self.places.answers(&client, Some(child)).await?;
+        }
+    }
+
+    /// Until it is not there any more. Says why.
+    async fn ends(&mut self, client: &Client) -> String {
+        let Some(child) = &mut self.child else {
+            // It is nobody's child: whether it lives is seen by its answers.
+            let mut silent = 0;
+            while silent < SILENCES_MAX {
+                sleep(LOOK).await;
+                silent = match client.version().await {
+                    Err(Error::Unreachable(_)) => silent + 1,
+                    _ => 0,
+                };
+            }
+            return "it does not answer".into();
+        };
+        match child.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => format!("it cannot be waited for: {error}"),
         }
     }
 
@@ -154,7 +199,7 @@ impl Containerd {
             let archive = self.places.root.join("image.tar");
             let bytes = build().map_err(|error| format!("image {name}: {error}"))?;
             tokio::fs::write(&archive, bytes).await.map_err(|it| it.to_string())?;
-            let imported = import(&self.places.socket(), &archive).await;
+            let imported = archives::import(&self.places.socket(), &archive).await;
             tokio::fs::remove_file(&archive).await.map_err(|it| it.to_string())?;
             imported.map_err(|why| format!("image {name} cannot be brought in: {why}"))?;
             self.appears(client, name).await?;
@@ -175,24 +220,6 @@ impl Containerd {
     }
 }
 
-/// Brings an archive of images into a containerd: its runtime interface cannot.
-pub async fn import(socket: &Path, archive: &Path) -> Result<(), String> {
-    let ran = Command::new("ctr")
-        .arg("--address")
-        .arg(socket)
-        .args(["--namespace", "k8s.io", "images", "import", "--no-unpack"])
-        .arg(archive)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .map_err(|error| format!("ctr (of containerd) cannot be run: {error}"))?;
-    if ran.status.success() {
-        return Ok(());
-    }
-    Err(String::from_utf8_lossy(&ran.stderr).trim().to_owned())
-}
-
 impl Places {
     fn spawn(&self) -> Result<Child, String> {
         let failed = |error: std::io::Error| format!("{}: {error}", self.root.display());
@@ -209,6 +236,8 @@ impl Places {
             .stderr(log)
             // A signal from the terminal is for us; we tell it.
             .process_group(0)
+            // It is not what a service manager waits for.
+            .env_remove(crate::service::VARIABLE)
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| {

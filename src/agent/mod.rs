@@ -17,15 +17,19 @@ pub mod network;
 pub mod node;
 pub mod pods;
 pub mod probes;
+pub mod rotation;
 pub mod tunnels;
 pub mod volumes;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use kontiki_api::client::Client;
 use kontiki_api::object::time::Clock;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::events;
@@ -46,6 +50,13 @@ pub struct Settings {
     pub dns: Vec<IpAddr>,
     pub domain: String,
     pub pods_max: u32,
+    /// Processes of one pod.
+    pub pod_pids_max: u32,
+    /// Addresses of this node's pods that services lead to now; whoever leads packets here keeps it. Empty
+    /// where nobody does.
+    pub served: watch::Receiver<BTreeSet<IpAddr>>,
+    /// What the node's page of metrics shows.
+    pub metrics: Arc<Registry>,
 }
 
 /// Where the agent keeps what belongs to pods.
@@ -88,11 +99,17 @@ pub async fn run(
         runtime: runtime.clone(),
         clock: clock.clone(),
         logs: settings.directories.logs.clone(),
+        metrics: settings.metrics.clone(),
     });
+    let rotation =
+        rotation::Rotation::new(runtime.clone(), settings.directories.logs.clone(), clock.clone());
+    let collector = images::collection::Collector::new(runtime.clone(), clock.clone());
     let node = node::Node::new(settings, runtime, client, clock);
     tokio::join!(
         writer.run(stop.clone()),
         node.run(stop.clone()),
+        collector.run(stop.clone()),
+        rotation.run(stop.clone()),
         tunnels::run(door, ends, stop.clone()),
         manager.run(stop),
     );

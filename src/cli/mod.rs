@@ -6,6 +6,7 @@
 
 mod ca;
 mod config;
+mod image;
 mod kubeconfig;
 mod member;
 mod operator;
@@ -62,6 +63,9 @@ enum Command {
     /// Save, inspect and restore the whole store
     #[command(subcommand)]
     Snapshot(snapshot::Command),
+    /// Bring in and list the images of this machine's node
+    #[command(subcommand)]
+    Image(image::Command),
     /// Print a completion script for a shell
     Completion { shell: clap_complete::Shell },
     /// Print the version
@@ -90,6 +94,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Command::Member(command) => wait_for(command.run()),
         Command::Ca(command) => wait_for(command.run()),
         Command::Snapshot(command) => wait_for(command.run()),
+        Command::Image(command) => wait_for(command.run()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut command(), "kontiki", &mut std::io::stdout());
             Ok(())

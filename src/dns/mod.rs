@@ -24,12 +24,13 @@ pub mod zone;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::rr::Name;
 use ipnet::IpNet;
+pub use kontiki_api::bootstrap::dns::service_ip as address;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -41,8 +42,6 @@ pub use upstream::Servers;
 use upstream::Upstream;
 use zone::Zone;
 
-/// Which address of the services' range is the DNS server's.
-const NUMBER: usize = 10;
 pub const PORT: u16 = 53;
 /// Pause before a socket that could not be had is tried again; doubled up to the most.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -68,16 +67,6 @@ pub struct Settings {
     /// Ranges of the addresses of services and pods.
     pub ranges: Vec<IpNet>,
     pub servers: Servers,
-}
-
-/// The address of the cluster's DNS: the tenth of the services' range. None if the range has fewer.
-#[must_use]
-pub fn address(services: &IpNet) -> Option<IpAddr> {
-    let after = |first: IpAddr| match first {
-        IpAddr::V4(it) => Some(IpAddr::V4((u32::from(it).checked_add(NUMBER as u32)?).into())),
-        IpAddr::V6(it) => Some(IpAddr::V6((u128::from(it).checked_add(NUMBER as u128)?).into())),
-    };
-    after(services.network()).filter(|it| services.contains(it) && *it != services.broadcast())
 }
 
 /// Answers until `stop`. `informers` are run by the caller. An error is a setting that cannot be meant.

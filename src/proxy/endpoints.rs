@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{Endpoint as Listed, EndpointSlice};
 
-use super::Place;
 use super::family::{Family, Protocol};
 use super::services::Port;
+use super::{Place, Served};
 use crate::reconcile::Key;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -85,6 +85,15 @@ impl<'a> Slices<'a> {
         choose(&endpoints(slices, port, place), port, place)
     }
 
+    /// Addresses of this node's pods that some service has as ready and not about to end.
+    #[must_use]
+    pub fn served_here(&self, place: &Place) -> Served {
+        let listed = self.0.values().flatten().flat_map(|slice| slice.endpoints.iter().flatten());
+        let served = listed
+            .filter(|it| is_here(it, place) && fitness(it) == Fitness::Ready && !is_ending(it));
+        served.flat_map(|it| it.addresses.iter().filter_map(|text| text.parse().ok())).collect()
+    }
+
     /// How many pods of the service are ready on this node, whatever their ports.
     #[must_use]
     pub fn ready_here(&self, service: &Key, place: &Place) -> usize {
@@ -96,6 +105,11 @@ impl<'a> Slices<'a> {
         addresses.dedup();
         addresses.len()
     }
+}
+
+/// The pod has been told to end, whatever else is said of it.
+fn is_ending(listed: &Listed) -> bool {
+    listed.conditions.as_ref().and_then(|it| it.terminating) == Some(true)
 }
 
 fn is_here(listed: &Listed, place: &Place) -> bool {

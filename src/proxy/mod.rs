@@ -7,9 +7,10 @@
 //! The node's role calls [`kernel::prepare`] once and runs [`run`] beside the informers that it was given.
 //! Rules stay when it ends: pods go on being reached without an agent. [`remove`] takes them away.
 //!
-//! Keeps: every change is one transaction of one table, [`ruleset::TABLE`], and nothing else is touched. At
-//! most one transaction in [`PAUSE`]; what changes meanwhile goes into the next. A client that is bound to an
-//! endpoint stays with it over changes and over restarts of the agent.
+//! Keeps: every change is one transaction of one table, [`ruleset::TABLE`], and nothing else is touched.
+//! Between two transactions there is a pause by what the last one took; what changes meanwhile goes into the
+//! next. A client that is bound to an endpoint stays with it over changes and over restarts of the agent.
+//! Once a pod that ends is no longer led to, the agent hears of it ([`Served`]): only then is it stopped.
 //! Never: applies a view that is not whole; opens a port, but for health checks that a service asks for.
 
 pub mod endpoints;
@@ -17,6 +18,7 @@ pub mod family;
 pub mod flows;
 pub mod health;
 pub mod kernel;
+pub mod metrics;
 pub mod nft;
 pub mod place;
 pub mod rules;
@@ -41,15 +43,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::{Informer, Informers};
 use flows::Udp;
+pub use metrics::Metrics;
 use nft::Nft;
 pub use place::Place;
 use rules::{Rules, rules};
 use ruleset::{Before, Ruleset, Step};
 
-/// Shortest time between two transactions, and the first wait after one that failed.
-const PAUSE: Duration = Duration::from_millis(500);
-/// Longest wait after transactions that failed.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Bounds of the pause between two transactions: a pod that goes is led to until the next one, and a table of
+/// thousands of services must not keep a processor busy.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// So many times what the last transaction took is the pause after it.
+const PAUSE_TIMES: u32 = 4;
+/// The first wait after a transaction that failed, and the longest.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How often it is looked whether the table is still there.
 const LOOK: Duration = Duration::from_secs(30);
 /// How long an emptied chain is left: kernels before 6.2 still believe in what led to it.
@@ -72,6 +80,10 @@ pub enum Leaving {
     AsIs,
 }
 
+/// Addresses of this node's pods that services lead to, by the rules that are in place: ready, and not about
+/// to end.
+pub type Served = BTreeSet<IpAddr>;
+
 /// What the proxy is told, all of it decided.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -87,6 +99,7 @@ pub struct Settings {
     pub bridged: Bridged,
     pub leaving: Leaving,
     pub nft: Nft,
+    pub metrics: Metrics,
 }
 
 /// Keeps the rules as the cluster's services are, until `stop`. `informers` are run by the caller.
@@ -94,6 +107,7 @@ pub async fn run(
     settings: Settings,
     client: Client,
     informers: Informers,
+    served: watch::Sender<Served>,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let (services, slices) = (informers.of::<Service>(), informers.of::<EndpointSlice>());
@@ -110,7 +124,7 @@ pub async fn run(
     let (place, placed) = watch::channel(place);
     let (health, answers) = watch::channel(health::All::new());
     let table = Table::new(settings.nft.clone());
-    let keeper = Keeper { settings, services, slices, changed, placed, health, table };
+    let keeper = Keeper { settings, services, slices, changed, placed, health, served, table };
     tokio::join!(
         keeper.run(stop.clone()),
         place::follow(&place, &client, stop.clone()),
@@ -131,6 +145,7 @@ struct Keeper {
     changed: Arc<Notify>,
     placed: watch::Receiver<Place>,
     health: watch::Sender<health::All>,
+    served: watch::Sender<Served>,
     table: Table,
 }
 
@@ -141,24 +156,28 @@ impl Keeper {
             _ = whole => {}
             () = stop.cancelled() => return,
         }
-        let mut pause = PAUSE;
+        let mut retry = RETRY_FIRST;
         // The place may be told later; its end is the end of all.
         while !stop.is_cancelled() {
-            pause = match self.apply().await {
-                Ok(()) => PAUSE,
+            let began = Instant::now();
+            let pause = match self.apply().await {
+                Ok(()) => {
+                    retry = RETRY_FIRST;
+                    (began.elapsed() * PAUSE_TIMES).clamp(PAUSE_MIN, PAUSE_MAX)
+                }
                 Err(error) => {
-                    let longer = (pause * 2).min(PAUSE_MAX);
-                    let wait_s = longer.as_secs_f32();
+                    self.settings.metrics.failed();
+                    let wait_s = retry.as_secs_f32();
                     tracing::error!(error, wait_s, "the rules for services are not in place");
-                    longer
+                    let longer = (retry * 2).min(RETRY_MAX);
+                    std::mem::replace(&mut retry, longer)
                 }
             };
-            let failed = pause > PAUSE;
             tokio::select! {
                 () = sleep(pause) => {}
                 () = stop.cancelled() => return,
             }
-            if failed {
+            if retry > RETRY_FIRST {
                 continue;
             }
             tokio::select! {
@@ -171,17 +190,27 @@ impl Keeper {
     }
 
     async fn apply(&mut self) -> Result<(), String> {
+        let began = Instant::now();
         let place = self.placed.borrow_and_update().clone();
-        let rules = rules(&self.services.list(), &self.slices.list(), &place, &self.settings);
-        let health = rules.health.clone();
+        let services = self.services.list();
+        let rules = rules(&services, &self.slices.list(), &place, &self.settings);
+        let chains = rules.ruleset.chains.len();
+        let (health, served) = (rules.health.clone(), rules.served.clone());
         self.table.apply(rules).await?;
-        self.health.send_if_modified(|told| {
-            let differs = *told != health;
-            *told = health;
-            differs
-        });
+        self.settings.metrics.synced(began.elapsed(), services.len(), chains);
+        tell(&self.health, health);
+        tell(&self.served, served);
         Ok(())
     }
+}
+
+/// Wakes nobody for what was told already.
+fn tell<T: PartialEq>(to: &watch::Sender<T>, value: T) {
+    to.send_if_modified(|told| {
+        let differs = *told != value;
+        *told = value;
+        differs
+    });
 }
 
 /// Our table in the kernel, as far as it is known.

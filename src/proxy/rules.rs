@@ -29,7 +29,7 @@ use super::flows::{Target, Udp};
 use super::health::Health;
 use super::ruleset::{Kind, Ruleset, Set};
 use super::services::{self, Port, Reach};
-use super::{Bridged, Leaving, Place, Settings};
+use super::{Bridged, Leaving, Place, Served, Settings};
 
 /// The bit of a packet's mark that says it is to be masqueraded; upstream's.
 const MASQUERADE: &str = "0x4000";
@@ -45,6 +45,8 @@ pub struct Rules {
     pub udp: Udp,
     /// What load balancers that ask are told.
     pub health: BTreeMap<u16, Health>,
+    /// Pods of this node that are led to, from here or from elsewhere.
+    pub served: Served,
 }
 
 /// What the cluster's state comes to at this place.
@@ -56,7 +58,8 @@ pub fn rules(
     settings: &Settings,
 ) -> Rules {
     let slices = Slices::new(slices);
-    let mut rules = Rules { ruleset: frame(place, settings), ..Rules::default() };
+    let served = slices.served_here(place);
+    let mut rules = Rules { ruleset: frame(place, settings), served, ..Rules::default() };
     for service in services {
         let ports = services::ports(service);
         for port in ports.iter().filter(|port| !settings.own.contains(&port.cluster_ip)) {

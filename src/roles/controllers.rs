@@ -17,6 +17,7 @@ use crate::controllers::{self, Selection};
 use crate::failure::Failure;
 use crate::kubeconfig::Access;
 use crate::reconcile::leadership::{Elector, Leadership};
+use crate::service;
 
 /// Of the Lease in `kube-system`, as upstream's is called: nothing of another distribution runs beside us.
 const LEASE: &str = "kube-controller-manager";
@@ -73,6 +74,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
         clock: Clock::System,
     };
     tracing::info!(server = access.server, identity = elector.identity, "waiting for the lease");
+    service::ready("controllers wait for the lease, or have it");
     let stop = CancellationToken::new();
     let leading =
         Leadership::Lease(elector).run(stop.clone(), |term| loops::run(loops.clone(), term));
@@ -81,6 +83,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
         () = &mut leading => {}
         () = signals.next() => {
             tracing::info!("told to stop");
+            service::stopping();
             stop.cancel();
             leading.await;
         }

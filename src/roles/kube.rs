@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kontiki_api::audit::Audit;
-use kontiki_api::bootstrap::{self, masters};
+use kontiki_api::bootstrap::{self, dns, masters};
 use kontiki_api::cluster::wire::{ClusterSettings, MasterRecord};
 use kontiki_api::cluster::{self, Records};
 use kontiki_api::node::Peers;
@@ -38,6 +38,7 @@ pub(super) struct Kube {
     bootstrap: bootstrap::Config,
     /// Of the service `kubernetes`.
     service_ip: IpAddr,
+    services: ipnet::IpNet,
 }
 
 /// How often the list of masters is looked at.
@@ -72,7 +73,8 @@ impl Kube {
             .map_err(|error| Failure::Run(format!("the key that signs tokens: {error}")))?;
         let service_ip = masters::service_ip(&service_cidr);
         let (pki, cluster) = (pki.clone(), cluster.clone());
-        Ok(Kube { server, replica, pki, cluster, bootstrap, service_ip })
+        let services = service_cidr;
+        Ok(Kube { server, replica, pki, cluster, bootstrap, service_ip, services })
     }
 
     /// Whenever the CAs change, tells everybody who finds them in the API, until `stop`.
@@ -103,13 +105,14 @@ impl Kube {
         }
     }
 
-    /// Keeps the service under which pods find the API pointed at every master, until `stop`.
+    /// Keeps the service under which pods find the API pointed at every master, and the one under which they
+    /// ask for names, until `stop`.
     pub fn keep_service(
         &self,
         records: Records,
         stop: CancellationToken,
     ) -> impl Future<Output = Result<(), String>> + use<> {
-        let (server, service_ip) = (self.server.clone(), self.service_ip);
+        let (server, service_ip, services) = (self.server.clone(), self.service_ip, self.services);
         async move {
             let (masters, known) = watch::channel(BTreeSet::new());
             let look = async {
@@ -130,7 +133,10 @@ impl Kube {
             let client = server.client("apiserver");
             let keep = async {
                 server.ready().await;
-                masters::keep(&client, service_ip, known).await;
+                tokio::join!(
+                    masters::keep(&client, service_ip, known),
+                    dns::keep(&client, &services),
+                );
             };
             tokio::select! {
                 () = async { tokio::join!(look, keep); } => {}

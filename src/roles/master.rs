@@ -34,6 +34,7 @@ use super::{address, backups, join, node, strays};
 use crate::controllers::Selection;
 use crate::failure::Failure;
 use crate::pki::{self, Beginning, Origin, Renewal};
+use crate::service;
 use crate::tasks::{Rule, Tasks};
 
 pub(super) const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -105,6 +106,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
             tokio::select! {
                 () = signals.next() => {
                     tracing::info!("told to stop");
+                    service::stopping();
                     stop.cancel();
                 }
                 () = stop.cancelled() => {}
@@ -436,6 +438,7 @@ async fn become_ready(
         took_ms = front.started.elapsed().as_millis(),
         "ready"
     );
+    service::ready(&format!("member {} serves at {}", record.id, record.api));
     loop {
         match front.records.enter_master(record).await {
             Ok(()) => return Ok(()),

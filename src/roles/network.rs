@@ -1,5 +1,5 @@
-//! What makes services reachable from a node: the proxy's rules and the cluster's DNS, on one set of
-//! informers.
+//! What makes services and other nodes' pods reachable from a node: the proxy's rules and the cluster's DNS,
+//! on one set of informers, and routes.
 //!
 //! Never: ends the node because the kernel or a program lacks what these need; pods run without it.
 
@@ -8,12 +8,14 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use kontiki_api::client::Client;
 use kontiki_api::cluster::wire::ClusterSettings;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::dns;
 use crate::proxy::nft::Nft;
 use crate::proxy::{self, Leaving, kernel};
 use crate::reconcile::Informers;
+use crate::routes;
 
 /// Whom the machine itself asks for names.
 const RESOLVERS: &str = "/etc/resolv.conf";
@@ -23,6 +25,7 @@ pub struct Parts {
     pub addresses: Vec<IpAddr>,
     pub cluster: ClusterSettings,
     pub domain: String,
+    pub metrics: proxy::Metrics,
 }
 
 impl Parts {
@@ -42,8 +45,13 @@ impl Parts {
     }
 }
 
-/// Runs both until `stop`. The proxy's rules stay.
-pub async fn run(parts: Parts, client: Client, stop: CancellationToken) -> Result<(), String> {
+/// Runs all of it until `stop`. Rules and routes stay.
+pub async fn run(
+    parts: Parts,
+    client: Client,
+    served: watch::Sender<proxy::Served>,
+    stop: CancellationToken,
+) -> Result<(), String> {
     let (services, pods) = parts.ranges()?;
     let own = parts.dns()?;
     let client = client.named("kontiki-network");
@@ -56,6 +64,8 @@ pub async fn run(parts: Parts, client: Client, stop: CancellationToken) -> Resul
         servers: dns::Servers::File(RESOLVERS.into()),
     };
     let names = dns::run(names, informers.clone(), stop.clone());
+    let me = routes::Me { node: parts.node.clone(), addresses: parts.addresses.clone() };
+    let ways = routes::run(me, client.clone(), stop.clone());
     let rules = {
         let (informers, stop) = (informers.clone(), stop.clone());
         async move {
@@ -75,14 +85,15 @@ pub async fn run(parts: Parts, client: Client, stop: CancellationToken) -> Resul
                 bridged,
                 leaving: Leaving::Masqueraded,
                 nft: Nft::here(),
+                metrics: parts.metrics,
             };
-            proxy::run(settings, client, informers, stop).await
+            proxy::run(settings, client, informers, served, stop).await
         }
     };
     let watch = async {
         informers.run(stop.clone()).await;
         Ok(())
     };
-    tokio::try_join!(names, rules, watch)?;
+    tokio::try_join!(names, rules, ways, watch)?;
     Ok(())
 }

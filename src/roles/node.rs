@@ -20,7 +20,9 @@ use kontiki_api::client::https::Https;
 use kontiki_api::cluster::wire::{ClusterSettings, JoinNode, NodeJoined, PREFIX};
 use kontiki_api::object::time::Clock;
 use kontiki_api::server::Server;
+use prometheus_client::registry::Registry;
 use rcgen::{CertificateParams, KeyPair};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::join::understood;
@@ -29,15 +31,20 @@ use super::network;
 use super::trust::Keeper;
 use crate::agent::containerd::{Containerd, Places};
 use crate::agent::cri::client as cri;
+use crate::agent::images::archives;
 use crate::agent::tunnels::Door;
 use crate::agent::{self, Directories};
 use crate::failure::Failure;
 use crate::pki::{self, Credentials, LiveTrust, Readers, Trust};
+use crate::proxy::{self, Served};
 use crate::remote::Remote;
+use crate::service;
 use crate::tasks::{Rule, Tasks};
 
 /// Where other tools look for the logs of pods.
 const LOGS: &str = "/var/log/pods";
+/// Archives of images, below the data directory.
+const IMAGES: &str = "images";
 /// Where a runtime of the system looks for the network's configuration.
 const NETWORK: &str = "/etc/cni/net.d";
 /// Before a node beside a master is tried again.
@@ -46,6 +53,8 @@ const PAUSE: Duration = Duration::from_secs(10);
 const DOMAIN: &str = "cluster.local";
 /// As upstream's kubelet.
 const PODS_MAX: u32 = 110;
+/// Far more than programs have, and far less than a machine.
+const POD_PIDS_MAX: u32 = 4096;
 
 /// What a node is told, all of it decided.
 #[derive(Clone, Debug)]
@@ -73,6 +82,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
         ways = membership(&settings) => ways?,
         () = signals.next() => return Ok(()),
     };
+    service::ready(&format!("node {} is in the cluster", settings.name));
     let mut tasks = Tasks::new(stop.clone());
     tasks.start("trust", Rule::EndsAll, trust.run(stop.clone()));
     tasks.start("node", Rule::EndsAll, work(settings, cluster, client, door, stop.clone()));
@@ -82,6 +92,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
             tokio::select! {
                 () = signals.next() => {
                     tracing::info!("told to stop; containers go on");
+                    service::stopping();
                     stop.cancel();
                 }
                 () = stop.cancelled() => {}
@@ -147,7 +158,8 @@ async fn work(
     Ok(())
 }
 
-/// The agent, and what makes services reachable from here.
+/// The agent, and what makes services reachable from here. Images that lie beside the data are brought in
+/// before.
 async fn node(
     settings: Settings,
     cluster: ClusterSettings,
@@ -157,23 +169,38 @@ async fn node(
     door: Door,
     stop: CancellationToken,
 ) -> Result<(), String> {
+    let runtime = cri::Client::new(endpoint)?;
+    let socket = cri::socket_of(endpoint)?;
+    archives::bring_in_all(&settings.data_dir.join(IMAGES), &socket, &runtime).await;
     let parts = network::Parts {
         node: settings.name.clone(),
         addresses: vec![settings.address],
         cluster,
         domain: DOMAIN.into(),
+        metrics: proxy::Metrics::default(),
     };
-    let dns = parts.dns()?;
-    let parts = network::run(parts, client.clone(), stop.clone());
-    tokio::try_join!(parts, agent(settings, dns, endpoint, network, client, door, stop))?;
+    let mut metrics = Registry::default();
+    parts.metrics.register(&mut metrics);
+    let (served, told) = watch::channel(Served::new());
+    let told = Told { dns: parts.dns()?, network, served: told, metrics: Arc::new(metrics) };
+    let parts = network::run(parts, client.clone(), served, stop.clone());
+    tokio::try_join!(parts, agent(settings, told, endpoint, client, door, stop))?;
     Ok(())
+}
+
+/// What the network tells the agent.
+struct Told {
+    dns: Vec<IpAddr>,
+    /// Where the runtime looks for the network's configuration.
+    network: PathBuf,
+    served: watch::Receiver<Served>,
+    metrics: Arc<Registry>,
 }
 
 async fn agent(
     settings: Settings,
-    dns: Vec<IpAddr>,
+    told: Told,
     endpoint: &str,
-    network: PathBuf,
     client: Client,
     door: Door,
     stop: CancellationToken,
@@ -186,12 +213,15 @@ async fn agent(
         directories: Directories {
             pods: settings.data_dir.join("pods"),
             logs: LOGS.into(),
-            network,
+            network: told.network,
             addresses: settings.data_dir.join("addresses"),
         },
-        dns,
+        dns: told.dns,
         domain: DOMAIN.into(),
         pods_max: PODS_MAX,
+        pod_pids_max: POD_PIDS_MAX,
+        served: told.served,
+        metrics: told.metrics,
     };
     Box::pin(agent::run(settings, runtime, client, door, Clock::System, stop)).await
 }

@@ -51,9 +51,10 @@ use crate::error::Error;
 /// Most snapshots that are received at one time. More than one is already a fault of the sender's.
 pub const INCOMING_MAX: usize = 4;
 
-/// What others of this process keep in the directory, perhaps before the master's data is there.
-const BESIDE: [&str; 7] =
-    ["config.yaml", "kubeconfig", "lost+found", "node", "pki", "run", "snapshots"];
+/// What others of this process keep in the directory, or operators have put there, perhaps before the master's
+/// data is there.
+const BESIDE: [&str; 8] =
+    ["config.yaml", "images", "kubeconfig", "lost+found", "node", "pki", "run", "snapshots"];
 
 /// An open data directory. Nobody else has it until it is dropped.
 pub struct Directory {

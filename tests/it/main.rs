@@ -16,6 +16,7 @@ mod hostile;
 mod life;
 mod rotation;
 mod script;
+mod service;
 mod snapshots;
 mod start;
 mod store;

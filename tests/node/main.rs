@@ -4,17 +4,22 @@
 //! Keeps: each cluster has a network, mounts and processes of its own, so that tests can run beside each
 //! other and nothing of them is left, however they end.
 
-use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+mod behaviours;
+mod kubectl;
+mod lab;
+mod three;
+
+use std::ops::Deref;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
+use kubectl::{Kubectl, PATIENCE, condition, is_ready};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
-/// Far longer than anything takes on a machine that is merely busy.
-const PATIENCE: Duration = Duration::from_secs(120);
 const DEMO: &str = "kontiki.local/demo:1";
 
 /// A machine of its own, in which a Kontiki is everything.
@@ -22,14 +27,29 @@ struct Machine {
     folder: TempDir,
     /// Holds the namespaces: when it ends, the kernel ends all that is in them.
     process: Child,
+    kubectl: Kubectl,
+}
+
+impl Deref for Machine {
+    type Target = Kubectl;
+
+    fn deref(&self) -> &Kubectl {
+        &self.kubectl
+    }
 }
 
 impl Machine {
     async fn start() -> Machine {
+        Machine::with_files(|_| {}).await
+    }
+
+    /// With what `lay` puts into its data directory before.
+    async fn with_files(lay: impl FnOnce(&Path)) -> Machine {
         assert!(rustix::process::geteuid().is_root(), "this test runs containers: run it as root");
         // Short: a socket's path has a limit.
         let folder = tempfile::Builder::new().prefix("kt").tempdir_in("/var/tmp").unwrap();
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let log = folder.path().join("log");
+        lay(&folder.path().join("data"));
         let mut command = Command::new("unshare");
         command
             .args(["--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child", "--"])
@@ -42,86 +62,26 @@ impl Machine {
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(std::fs::File::create(&log).unwrap())
             .kill_on_drop(true);
         let process = command.spawn().unwrap();
-        let mut machine = Machine { folder, process };
+        let kubeconfig = folder.path().join("data/kubeconfig");
+        let kubectl = Kubectl { inside: 0, kubeconfig, logs: vec![log] };
+        let mut machine = Machine { folder, process, kubectl };
         let until = Instant::now() + PATIENCE;
-        while !machine.kubeconfig().exists() {
+        while !machine.kubeconfig.exists() {
             let ended = machine.process.try_wait().unwrap();
             assert!(ended.is_none(), "it ended: {ended:?}\n{}", machine.log());
             assert!(Instant::now() < until, "there is no kubeconfig\n{}", machine.log());
             sleep(Duration::from_millis(20)).await;
         }
+        machine.kubectl.inside = lab::child_of(&machine.process);
         machine
-    }
-
-    fn kubeconfig(&self) -> PathBuf {
-        self.folder.path().join("data/kubeconfig")
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-
-    /// The process number of Kontiki itself, as it is seen from outside.
-    fn inside(&self) -> i32 {
-        let outside = self.process.id().expect("it runs");
-        let children = format!("/proc/{outside}/task/{outside}/children");
-        let children = std::fs::read_to_string(children).unwrap();
-        children.split_whitespace().next().expect("it has one child").parse().unwrap()
-    }
-
-    /// Runs kubectl on that machine.
-    async fn kubectl(&self, arguments: &[&str], input: &str) -> Output {
-        let file = self.folder.path().join("input");
-        std::fs::write(&file, input).unwrap();
-        let mut command = Command::new("nsenter");
-        command
-            .args(["--net", "--target", &self.inside().to_string(), "--", "kubectl"])
-            .args(arguments)
-            .env("KUBECONFIG", self.kubeconfig())
-            .stdin(std::fs::File::open(&file).unwrap())
-            .kill_on_drop(true);
-        let ended = tokio::time::timeout(PATIENCE, command.output()).await;
-        ended.expect("kubectl ends").expect("kubectl is installed")
-    }
-
-    /// Runs kubectl, which must succeed, and returns what it printed.
-    async fn does(&self, arguments: &[&str]) -> String {
-        let output = self.kubectl(arguments, "").await;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (out, error) = (text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success(), "{arguments:?}: {out}{error}\n{}", self.log());
-        out
-    }
-
-    async fn apply(&self, object: &Value) {
-        let output = self.kubectl(&["apply", "-f", "-"], &object.to_string()).await;
-        assert!(output.status.success(), "{output:?}");
-    }
-
-    /// Waits until what kubectl prints for an object fits.
-    async fn until(&self, what: &[&str], fits: impl Fn(&Value) -> bool) -> Value {
-        let until = Instant::now() + PATIENCE;
-        let arguments = [&["get", "-o", "json"], what].concat();
-        loop {
-            let output = self.kubectl(&arguments, "").await;
-            let seen = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-            if fits(&seen) {
-                return seen;
-            }
-            if Instant::now() > until {
-                let events = self.does(&["get", "events", "-A"]).await;
-                panic!("{what:?} is still {:#}\n{events}\n{}", seen["status"], self.log());
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
     }
 
     /// As an operator stops it. Returns the exit code.
     async fn stop(&mut self) -> Option<i32> {
-        let inside = rustix::process::Pid::from_raw(self.inside()).unwrap();
+        let inside = rustix::process::Pid::from_raw(self.inside).unwrap();
         rustix::process::kill_process(inside, rustix::process::Signal::TERM).unwrap();
         let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
         ended.unwrap_or_else(|_| panic!("it does not end\n{}", self.log())).unwrap().code()
@@ -138,12 +98,6 @@ impl Machine {
     }
 }
 
-fn condition<'a>(object: &'a Value, kind: &str) -> &'a str {
-    let all = object["status"]["conditions"].as_array();
-    let found = all.and_then(|all| all.iter().find(|it| it["type"] == kind));
-    found.and_then(|it| it["status"].as_str()).unwrap_or_default()
-}
-
 fn pod(name: &str, spec: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
 }
@@ -151,14 +105,14 @@ fn pod(name: &str, spec: Value) -> Value {
 #[tokio::test]
 async fn one_command_is_a_cluster_whose_pods_serve_restart_end_and_go() {
     let mut machine = Machine::start().await;
-    machine.until(&["node", "machine"], |node| condition(node, "Ready") == "True").await;
+    machine.until(&["node", "machine"], is_ready).await;
 
     let server = json!({"containers": [{
         "name": "main", "image": DEMO,
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
     }]});
     machine.apply(&pod("server", server)).await;
-    let server = machine.until(&["pod", "server"], |pod| condition(pod, "Ready") == "True").await;
+    let server = machine.until(&["pod", "server"], is_ready).await;
     assert_eq!(server["status"]["phase"], "Running");
     let address = server["status"]["podIP"].as_str().unwrap().to_owned();
 
@@ -204,47 +158,36 @@ async fn one_command_is_a_cluster_whose_pods_serve_restart_end_and_go() {
 #[tokio::test]
 async fn a_service_is_found_by_its_name_and_people_reach_into_pods() {
     let mut machine = Machine::start().await;
-    machine.until(&["node", "machine"], |node| condition(node, "Ready") == "True").await;
+    machine.until(&["node", "machine"], is_ready).await;
     machine.does(&["create", "deployment", "web", "--image", DEMO, "--replicas", "2"]).await;
     machine.does(&["expose", "deployment", "web", "--port", "80", "--target-port", "8080"]).await;
     machine.does(&["rollout", "status", "deployment/web", "--timeout=100s"]).await;
     machine.does(&["run", "inside", "--image", DEMO]).await;
-    machine.until(&["pod", "inside"], |pod| condition(pod, "Ready") == "True").await;
+    machine.until(&["pod", "inside"], is_ready).await;
 
-    let fetch = |url: &str| {
-        let words = ["exec", "inside", "--", "demo", "get", url].map(str::to_owned);
-        let machine = &machine;
-        async move { machine.kubectl(&words.each_ref().map(String::as_str), "").await }
+    let both = |slices: &Value| {
+        let ready = slices["items"][0]["endpoints"].as_array().into_iter().flatten();
+        ready.filter(|it| it["conditions"]["ready"] == true).count() == 2
     };
-    // The node hears of a change a moment after kubectl does.
-    let reach = async || {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let output = fetch("http://web/").await;
-            if output.status.success() {
-                return;
-            }
-            assert!(Instant::now() < until, "{output:?}\n{}", machine.log());
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    reach().await;
-    for _ in 0..8 {
-        let output = fetch("http://web.default.svc.cluster.local/").await;
-        assert!(output.status.success(), "{output:?}");
-        assert!(String::from_utf8_lossy(&output.stdout).contains("web-"), "{output:?}");
+    machine.until(&["endpointslices", "-l", "kubernetes.io/service-name=web"], both).await;
+    for url in ["http://web/", "http://web.default.svc.cluster.local/"] {
+        let said = machine.does(&["exec", "inside", "--", "demo", "get", url]).await;
+        assert!(said.contains("web-"), "{said}");
     }
 
     let said = machine.does(&["logs", "deployment/web"]).await;
     assert!(said.contains("listening"), "{said}");
-    let ended = machine.kubectl(&["exec", "inside", "--", "demo", "exit", "7"], "").await;
+    let ended = machine.run(&["exec", "inside", "--", "demo", "exit", "7"], "").await;
     assert_eq!(ended.status.code(), Some(7), "{ended:?}");
-    let echo =
-        machine.kubectl(&["exec", "-i", "inside", "--", "demo", "cat"], "over and out").await;
+    let echo = machine.run(&["exec", "-i", "inside", "--", "demo", "cat"], "over and out").await;
     assert_eq!(String::from_utf8_lossy(&echo.stdout), "over and out", "{echo:?}");
 
+    // Whoever asks while all pods are replaced is always answered.
+    let mut load = machine.starts(&["exec", "inside", "--", "demo", "ask", "http://web/", "8"]);
+    assert!(load.line().await.is_some_and(|it| it.starts_with("asking")));
     machine.does(&["set", "env", "deployment/web", "COLOUR=red"]).await;
     machine.does(&["rollout", "status", "deployment/web", "--timeout=100s"]).await;
-    reach().await;
+    let (said, code) = load.end().await;
+    assert_eq!(code, Some(0), "{said:#?}\n{}", machine.log());
     assert_eq!(machine.stop().await, Some(0), "{}", machine.log());
 }

@@ -36,6 +36,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("src/proxy/", &["crate::scheduler", "crate::dns"]),
     ("src/dns/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::agent"]),
     ("src/dns/", &["crate::scheduler", "crate::proxy"]),
+    ("src/routes/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::agent"]),
+    ("src/routes/", &["crate::scheduler", "crate::proxy", "crate::dns"]),
 ];
 
 /// A word, and the only places whose code may contain it.

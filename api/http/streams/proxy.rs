@@ -3,16 +3,20 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, HOST, HeaderName, LOCATION, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Reason, Status};
 use crate::object::meta;
 use crate::pipeline::Connection;
-use crate::tunnel::{Nodes, want};
+use crate::tunnel::{Duplex, Nodes, anyone, want};
 
 /// What concerns a connection and not what goes over it, and who asks, which is nobody's business there.
 static NOT_PASSED_ON: [HeaderName; 7] = [
@@ -35,6 +39,9 @@ pub async fn open(
     body: Body,
     stop: CancellationToken,
 ) -> Result<Response<Body>, Status> {
+    if let Some(elsewhere) = folder(rest, parts) {
+        return Ok(elsewhere);
+    }
     let request = request(rest, parts, body)?;
     let wanted = want(connection, &[])?;
     if connection.node().is_empty() {
@@ -47,8 +54,13 @@ pub async fn open(
         let why = format!("error trying to reach service: {error}");
         Status::new(Reason::ServiceUnavailable, why)
     };
+    let bytes = if connection.name.starts_with("https:") {
+        secured(tunnel.bytes).await?
+    } else {
+        tunnel.bytes
+    };
     let (mut sender, exchange) =
-        hyper::client::conn::http1::handshake(TokioIo::new(tunnel.bytes)).await.map_err(failed)?;
+        hyper::client::conn::http1::handshake(TokioIo::new(bytes)).await.map_err(failed)?;
     // Ends with the answer, whose body keeps it going, or with the server.
     tokio::spawn(async move {
         tokio::select! {
@@ -61,6 +73,28 @@ pub async fn open(
     let mut response = sender.send_request(request).await.map_err(failed)?.map(Body::new);
     forget(response.headers_mut());
     Ok(response)
+}
+
+/// Links on a page are meant from its folder: who asks for the root without its stroke is sent there.
+fn folder(rest: &str, parts: &Parts) -> Option<Response<Body>> {
+    let path = parts.uri.path();
+    let reads = matches!(parts.method, Method::GET | Method::HEAD);
+    if !rest.is_empty() || !reads || path.ends_with('/') {
+        return None;
+    }
+    let query = parts.uri.query().map(|it| format!("?{it}")).unwrap_or_default();
+    let answer = Response::builder().status(StatusCode::MOVED_PERMANENTLY);
+    answer.header(LOCATION, format!("{path}/{query}")).body(Body::empty()).ok()
+}
+
+async fn secured(bytes: Box<dyn Duplex>) -> Result<Box<dyn Duplex>, Status> {
+    let name = ServerName::try_from("localhost").expect("it is a name");
+    let tls = TlsConnector::from(anyone::config()).connect(name, bytes).await;
+    let tls = tls.map_err(|error| {
+        let why = format!("error trying to reach service: tls: {error}");
+        Status::new(Reason::ServiceUnavailable, why)
+    })?;
+    Ok(Box::new(tls))
 }
 
 fn request(rest: &str, parts: &Parts, body: Body) -> Result<Request<Body>, Status> {
@@ -86,6 +120,18 @@ fn forget(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_is_a_folder_for_those_who_read() {
+        let sent = |method: Method, uri: &str, rest: &str| {
+            let parts = Request::builder().method(method).uri(uri).body(()).unwrap().into_parts().0;
+            folder(rest, &parts).map(|it| it.headers()[LOCATION].to_str().unwrap().to_owned())
+        };
+        assert_eq!(sent(Method::GET, "/x/proxy?a=b", ""), Some("/x/proxy/?a=b".into()));
+        assert_eq!(sent(Method::GET, "/x/proxy/", ""), None);
+        assert_eq!(sent(Method::GET, "/x/proxy/y", "y"), None);
+        assert_eq!(sent(Method::POST, "/x/proxy", ""), None);
+    }
 
     #[test]
     fn a_page_is_asked_for_by_its_path_alone_and_in_nobodys_name() {

@@ -335,6 +335,15 @@ impl Runtime for Client {
         })
     }
 
+    fn image_place(&self) -> Answer<'_, Option<String>> {
+        Box::pin(async move {
+            let asked: Answer<'_, v1::ImageFsInfoResponse> =
+                call!(self.images, image_fs_info, CALL_WAIT_MAX, v1::ImageFsInfoRequest {});
+            let place = asked.await?.image_filesystems.into_iter().find_map(|it| it.fs_id);
+            Ok(place.map(|it| it.mountpoint).filter(|it| !it.is_empty()))
+        })
+    }
+
     fn exec(&self, request: v1::ExecRequest) -> Answer<'_, String> {
         Box::pin(async move {
             let asked: Answer<'_, v1::StreamUrl> =

@@ -29,6 +29,7 @@ struct Inner {
     /// Answers of `exec_sync`, by the first word.
     exec: BTreeMap<String, i32>,
     no_images: Vec<String>,
+    images: Vec<v1::Image>,
 }
 
 impl Fake {
@@ -54,6 +55,10 @@ impl Fake {
 
     pub fn without_image(&self, name: &str) {
         self.inner.lock().no_images.push(name.into());
+    }
+
+    pub fn have_image(&self, image: v1::Image) {
+        self.inner.lock().images.push(image);
     }
 
     /// The newest container of a name as it was asked for.
@@ -272,8 +277,11 @@ impl Runtime for Fake {
         })
     }
 
-    fn reopen_log<'a>(&'a self, _id: &'a str) -> Answer<'a, ()> {
-        self.with(|_| Ok(()))
+    fn reopen_log<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
+        self.with(|inner| {
+            inner.told.push(format!("reopen {id}"));
+            Ok(())
+        })
     }
 
     fn exec_sync<'a>(
@@ -291,7 +299,7 @@ impl Runtime for Fake {
     }
 
     fn images(&self) -> Answer<'_, Vec<v1::Image>> {
-        self.with(|_| Ok(Vec::new()))
+        self.with(|inner| Ok(inner.images.clone()))
     }
 
     fn image<'a>(&'a self, reference: &'a str) -> Answer<'a, Option<v1::Image>> {
@@ -317,8 +325,16 @@ impl Runtime for Fake {
         })
     }
 
-    fn remove_image<'a>(&'a self, _reference: &'a str) -> Answer<'a, ()> {
-        self.with(|_| Ok(()))
+    fn remove_image<'a>(&'a self, reference: &'a str) -> Answer<'a, ()> {
+        self.with(|inner| {
+            inner.told.push(format!("remove image {reference}"));
+            inner.images.retain(|it| it.id != reference);
+            Ok(())
+        })
+    }
+
+    fn image_place(&self) -> Answer<'_, Option<String>> {
+        self.with(|_| Ok(None))
     }
 
     fn exec(&self, _request: v1::ExecRequest) -> Answer<'_, String> {

@@ -88,6 +88,8 @@ pub trait Runtime: Send + Sync + 'static {
         sandbox: &'a PodSandboxConfig,
     ) -> Answer<'a, String>;
     fn remove_image<'a>(&'a self, reference: &'a str) -> Answer<'a, ()>;
+    /// A folder on the disk that holds the images.
+    fn image_place(&self) -> Answer<'_, Option<String>>;
 
     /// Where the runtime serves a stream: once, and soon.
     fn exec(&self, request: v1::ExecRequest) -> Answer<'_, String>;

@@ -1,5 +1,7 @@
 //! The images of containers: when they are pulled, with whose credentials, and those of our own.
 
+pub mod archives;
+pub mod collection;
 pub mod credentials;
 pub mod own;
 

@@ -10,6 +10,7 @@ use super::{sandbox, view};
 use crate::agent::cri::v1::{
     Capability, ContainerConfig, ContainerMetadata, Image, ImageSpec, Int64Value, KeyValue,
     LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, Mount,
+    NamespaceMode, NamespaceOption,
 };
 
 /// One period of the scheduler's quota, in microseconds.
@@ -29,6 +30,8 @@ pub struct Made {
     pub mounts: Vec<Mount>,
     /// Of the node, by which shares of memory are weighed.
     pub memory: i64,
+    /// The container whose processes this one is to see.
+    pub target: Option<String>,
 }
 
 #[must_use]
@@ -42,6 +45,7 @@ pub fn config(pod: &Pod, container: &Container, made: Made) -> ContainerConfig {
         (view::POD_NAMESPACE, view::namespace(pod)),
         (view::POD_UID, view::uid(pod)),
         (view::CONTAINER_NAME, container.name.as_str()),
+        (view::CONTAINER_IMAGE, container.image.as_deref().unwrap_or_default()),
     ];
     ContainerConfig {
         metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: made.attempt }),
@@ -59,7 +63,7 @@ pub fn config(pod: &Pod, container: &Container, made: Made) -> ContainerConfig {
         tty: container.tty == Some(true),
         linux: Some(LinuxContainerConfig {
             resources: Some(resources(pod, container, made.memory)),
-            security_context: Some(security(pod, container)),
+            security_context: Some(security(pod, container, made.target)),
         }),
     }
 }
@@ -94,7 +98,11 @@ fn resources(pod: &Pod, container: &Container, node_memory: i64) -> LinuxContain
 }
 
 /// The container's own words over the pod's.
-fn security(pod: &Pod, container: &Container) -> LinuxContainerSecurityContext {
+fn security(
+    pod: &Pod,
+    container: &Container,
+    target: Option<String>,
+) -> LinuxContainerSecurityContext {
     /// What shows or changes the whole machine.
     const MASKED: [&str; 10] = [
         "/proc/asound",
@@ -129,7 +137,7 @@ fn security(pod: &Pod, container: &Container) -> LinuxContainerSecurityContext {
             drop_capabilities: capabilities.drop.unwrap_or_default(),
         }),
         privileged,
-        namespace_options: Some(sandbox::namespaces(pod)),
+        namespace_options: Some(namespaces(pod, target)),
         run_as_user: number(user),
         // The interface has a group only beside a user.
         run_as_group: number(ours.run_as_group.or(pods.run_as_group).filter(|_| user.is_some())),
@@ -141,6 +149,15 @@ fn security(pod: &Pod, container: &Container) -> LinuxContainerSecurityContext {
         seccomp: Some(sandbox::seccomp(seccomp)),
         ..LinuxContainerSecurityContext::default()
     }
+}
+
+fn namespaces(pod: &Pod, target: Option<String>) -> NamespaceOption {
+    let mut namespaces = sandbox::namespaces(pod);
+    if let Some(target) = target {
+        namespaces.set_pid(NamespaceMode::Target);
+        namespaces.target_id = target;
+    }
+    namespaces
 }
 
 /// Refuses to run as root who said that it must not.

@@ -1,19 +1,22 @@
 //! The end of a pod, and of single containers.
 //!
 //! Keeps: containers are asked first (the hook, then the signal) and killed when their time is
-//! over; sidecars go last. The object goes only when nothing of the pod is left here. A shorter
-//! grace takes effect at once.
+//! over; sidecars go last. A pod that services lead to is not asked before they have let go of it: a
+//! rolling update loses no request, whether or not the pods have hooks that wait. The object goes only
+//! when nothing of the pod is left here. A shorter grace takes effect at once.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Container, Pod};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::observed::{Observed, Seen};
 use super::worker::{Next, Worker};
-use super::{Desired, orphans, sandbox, view};
+use super::{Desired, groups, orphans, sandbox, view};
 use crate::agent::cri::v1::PodSandboxState;
 use crate::agent::probes::{self, Target};
 use crate::reconcile::events::Severity;
@@ -22,6 +25,11 @@ const RETRY_S: i64 = 2;
 const RESYNC_S: i64 = 60;
 /// However long a hook took: as upstream.
 const GRACE_MIN_S: i64 = 2;
+/// How long services may take to let go of a pod that ends. Without a leader among the masters they do not.
+const SERVED_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Other nodes hear of it when this one does; this is for their rules to be changed too, and for what is under
+/// way to be answered.
+const OTHERS_WAIT: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// One look at a pod that is to end, or has ended.
@@ -84,7 +92,7 @@ impl Worker {
         let logs = sandbox::log_directory(&self.ground.parts.settings.directories.logs, pod);
         orphans::remove_folder(&logs).map_err(|error| error.to_string())?;
         self.folder.remove().map_err(|error| error.to_string())?;
-        orphans::remove_control_groups(&sandbox::control_group(pod));
+        groups::remove(&sandbox::control_group(pod));
         Ok(())
     }
 
@@ -135,7 +143,31 @@ impl Worker {
         let name = container.name();
         self.say(pod, name, Severity::Normal, "Killing", format!("Stopping container {name}"));
         let address = self.place(pod, seen).pod.first().cloned().unwrap_or_default();
-        self.stop(pod, view::container(pod, name), container.id(), address, grace).await;
+        let (began, spec) = (Instant::now(), view::container(pod, name));
+        let hook = self.pre_stop(pod, spec.as_deref(), container.id(), address, grace);
+        // Who wants it gone this soon does not wait for others.
+        if grace > GRACE_MIN_S && !view::host_network(pod) {
+            tokio::join!(hook, self.withdrawn(seen));
+        } else {
+            hook.await;
+        }
+        self.terminate(pod, container.id(), began, grace).await;
+    }
+
+    /// Until no service leads to the pod any more, as far as it is seen here.
+    async fn withdrawn(&self, seen: &Observed) {
+        let addresses: Vec<IpAddr> =
+            seen.addresses().iter().filter_map(|it| it.parse().ok()).collect();
+        let mut served = self.ground.parts.settings.served.clone();
+        let is_let_go = |served: &BTreeSet<IpAddr>| !addresses.iter().any(|it| served.contains(it));
+        if is_let_go(&served.borrow()) {
+            return;
+        }
+        let let_go = timeout(SERVED_WAIT_MAX, served.wait_for(is_let_go)).await.map(drop);
+        match let_go {
+            Ok(()) => sleep(OTHERS_WAIT).await,
+            Err(_) => tracing::debug!(?addresses, "services still lead to a pod that is stopped"),
+        }
     }
 
     /// Stops a container of a pod that goes on.
@@ -147,10 +179,13 @@ impl Worker {
             .unwrap_or(30)
             .max(1);
         let address = pod.status.as_ref().and_then(|it| it.pod_ip.clone()).unwrap_or_default();
-        self.stop(pod, Some(container), id, address, grace).await;
+        let began = Instant::now();
+        self.pre_stop(pod, Some(container), id, address, grace).await;
+        self.terminate(pod, id, began, grace).await;
     }
 
-    async fn stop(
+    /// Runs the hook, if there is one.
+    async fn pre_stop(
         &self,
         pod: &Pod,
         spec: Option<&Container>,
@@ -158,7 +193,6 @@ impl Worker {
         address: String,
         grace: i64,
     ) {
-        let began = Instant::now();
         let hook = spec.and_then(|it| it.lifecycle.as_ref()?.pre_stop.as_ref());
         if let (Some(hook), Some(spec)) = (hook, spec) {
             let target = Target {
@@ -174,11 +208,15 @@ impl Worker {
                 self.say(pod, &spec.name, Severity::Warning, "FailedPreStopHook", message);
             }
         }
+    }
+
+    /// Asks it to end, and kills it when what is left of its grace since `began` is over.
+    async fn terminate(&self, pod: &Pod, id: &str, began: Instant, grace: i64) {
         let spent = i64::try_from(began.elapsed().as_secs()).unwrap_or(grace);
         let left = (grace - spent).max(GRACE_MIN_S.min(grace));
         if let Err(error) = self.ground.parts.runtime.stop_container(id, left).await {
             tracing::warn!(pod = view::name(pod), %error, "a container does not stop");
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            sleep(Duration::from_secs(1)).await;
         }
     }
 }

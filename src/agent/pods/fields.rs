@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 use kontiki_api::object::quantity::{Format, Quantity};
+use std::borrow::Cow;
 
 use super::view;
 
@@ -64,14 +65,14 @@ pub fn resource(
         Some(name) => {
             view::container(pod, name).ok_or_else(|| format!("container {name} not found"))?
         }
-        None => of,
+        None => Cow::Borrowed(of),
     };
     let Some((list, name)) = selector.resource.split_once('.') else {
         return Err(format!("unsupported container resource: {}", selector.resource));
     };
     let said = match list {
-        "limits" => view::limit(container, name),
-        "requests" => view::request(container, name),
+        "limits" => view::limit(&container, name),
+        "requests" => view::request(&container, name),
         _ => return Err(format!("unsupported container resource: {}", selector.resource)),
     };
     let amount = said.unwrap_or_else(|| match (list, name) {

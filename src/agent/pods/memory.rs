@@ -16,8 +16,8 @@ pub struct Memory {
     pub waiting: BTreeMap<String, Waiting>,
     /// By the container's name.
     pub crashes: BTreeMap<String, Pause>,
-    /// By the image.
-    pub pulls: BTreeMap<String, Pause>,
+    /// By the image: how long it is left alone, and why the last pull failed.
+    pub pulls: BTreeMap<String, (Pause, String)>,
     /// What probes have found, by the container's id.
     pub probed: BTreeMap<String, Probed>,
     /// Why there is no sandbox, and when it is tried again.

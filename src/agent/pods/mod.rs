@@ -16,6 +16,7 @@ pub mod status;
 pub mod view;
 
 mod ending;
+mod groups;
 mod orphans;
 mod report;
 mod starting;

@@ -12,7 +12,6 @@ use crate::agent::volumes::PodFolder;
 
 /// As long as a pod usually has to end.
 const GRACE_S: i64 = 30;
-const HIERARCHIES: &str = "/sys/fs/cgroup";
 
 /// Ends and removes what is there of pods that are not `known`.
 pub(super) async fn clear(ground: &Ground, known: &HashSet<String>) {
@@ -50,15 +49,5 @@ pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
-    }
-}
-
-/// The groups above a pod's containers: the runtime makes them and leaves them behind. Those that
-/// are still in use stay, as the kernel sees to.
-pub(super) fn remove_control_groups(group: &str) {
-    let below = group.trim_start_matches('/');
-    let _ = std::fs::remove_dir(Path::new(HIERARCHIES).join(below));
-    for hierarchy in std::fs::read_dir(HIERARCHIES).into_iter().flatten().flatten() {
-        let _ = std::fs::remove_dir(hierarchy.path().join(below));
     }
 }

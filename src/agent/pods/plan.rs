@@ -95,6 +95,10 @@ pub fn plan(pod: &Pod, seen: &Observed, memory: &Memory, now: Timestamp) -> Plan
     for old in seen.containers.iter().filter(|it| it.sandbox != sandbox.id && it.is_running()) {
         plan.steps.push(stop(old, "its sandbox is gone"));
     }
+    // Whoever looks around does not wait for what does not begin.
+    for container in view::ephemeral_containers(pod) {
+        once(&container, seen, memory, now, &mut plan);
+    }
     if init(pod, seen, memory, now, &mut plan) == Init::Done {
         for container in view::containers(pod) {
             run(pod, container, seen, memory, now, &mut plan);
@@ -224,6 +228,8 @@ fn run(
         ContainerState::ContainerRunning => {
             if memory.probed.get(current.id()).is_some_and(|it| it.dead) {
                 plan.steps.push(stop(current, "a probe failed"));
+            } else if policy == Restart::Always && is_of_another_image(container, current) {
+                plan.steps.push(stop(current, "its image was changed"));
             }
         }
         ContainerState::ContainerCreated => {
@@ -232,6 +238,11 @@ fn run(
             plan.steps.push(start(current.attempt(), None));
         }
         ContainerState::ContainerExited | ContainerState::ContainerUnknown => {
+            if policy == Restart::Always && is_of_another_image(container, current) {
+                // However it ended: this one has not run yet.
+                plan.steps.push(start(next, None));
+                return;
+            }
             if !policy.again(current.status.exit_code) {
                 return;
             }
@@ -259,6 +270,28 @@ fn run(
             }
         }
     }
+}
+
+/// The next step for a container that runs once, whatever comes of it.
+fn once(container: &Container, seen: &Observed, memory: &Memory, now: Timestamp, plan: &mut Plan) {
+    let name = &container.name;
+    let newest = seen.newest(name);
+    if newest.is_some_and(|it| it.state() != ContainerState::ContainerCreated) {
+        return;
+    }
+    if let Some(waiting) = memory.waiting.get(name).filter(|it| it.until > now) {
+        plan.at(waiting.until);
+        return;
+    }
+    plan.steps.extend(newest.map(|it| Step::Remove { id: it.id().to_owned() }));
+    plan.steps.push(Step::Start { container: name.clone(), attempt: 0, crashed: None });
+}
+
+/// The image is the one thing of a container that can be changed while its pod runs. It matters where
+/// containers are always begun anew: elsewhere the end of the old one may be the pod's.
+fn is_of_another_image(container: &Container, seen: &Seen) -> bool {
+    let made = seen.status.labels.get(view::CONTAINER_IMAGE);
+    made.is_some_and(|made| Some(made) != container.image.as_ref())
 }
 
 /// Seconds as Go writes a duration.

@@ -119,6 +119,9 @@ fn patch(before: &PodStatus, fresh: &PodStatus) -> Value {
         "reason": fresh.reason,
         "message": fresh.message,
     });
+    if fresh.ephemeral_container_statuses.is_some() {
+        patch["ephemeralContainerStatuses"] = json!(fresh.ephemeral_container_statuses);
+    }
     if fresh.init_container_statuses.is_some() {
         patch["initContainerStatuses"] = json!(fresh.init_container_statuses);
     }

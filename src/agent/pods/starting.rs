@@ -45,7 +45,14 @@ impl Worker {
         };
         let sandbox_attempt = sandbox.metadata.as_ref().map_or(0, |it| it.attempt);
         let sandbox_config = self.sandbox_config(pod, sandbox_attempt);
-        let (reference, image) = self.image(pod, container, &sandbox_config).await?;
+        let (reference, image) = match self.image(pod, container, &sandbox_config).await {
+            Ok(found) => found,
+            Err(waiting) => {
+                let message = format!("Error: {}", waiting.reason);
+                self.say(pod, name, Severity::Warning, "Failed", message);
+                return Err(waiting);
+            }
+        };
         let failed = |worker: &Worker, reason: &str, message: String| {
             worker.say(pod, name, Severity::Warning, "Failed", format!("Error: {message}"));
             waits(reason, message)
@@ -124,7 +131,23 @@ impl Worker {
             fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).map_err(failed)?;
             mounts.push(mount(path, &file));
         }
-        Ok(Made { attempt, image, environment, mounts, memory: node::machine().memory })
+        let target = match view::target(pod, &container.name) {
+            None => None,
+            Some(name) => {
+                let seen = seen.current(name).filter(|it| it.is_running());
+                Some(
+                    seen.ok_or_else(|| format!("the target container {name:?} does not run"))?.id(),
+                )
+            }
+        };
+        Ok(Made {
+            attempt,
+            image,
+            environment,
+            mounts,
+            memory: node::machine().memory,
+            target: target.map(str::to_owned),
+        })
     }
 
     /// The container's image, pulled if need be.
@@ -173,12 +196,13 @@ impl Worker {
             }
             _ => {}
         }
-        if let Some(pause) = self.memory.pulls.get(&name)
+        if let Some((pause, why)) = self.memory.pulls.get(&name)
             && now < pause.until(pause.from)
         {
-            let message = format!("Back-off pulling image {said:?}");
-            self.say(pod, &container.name, Severity::Normal, "BackOff", message.clone());
+            let event = format!("Back-off pulling image {said:?}");
+            let message = format!("{event}: ErrImagePull: {why}");
             let until = pause.until(pause.from);
+            self.say(pod, &container.name, Severity::Normal, "BackOff", event);
             return Err(Waiting { reason: "ImagePullBackOff".into(), message, until });
         }
         match self.pull(pod, container, &name, sandbox).await {
@@ -187,8 +211,9 @@ impl Worker {
                 Ok((image.id.clone(), image))
             }
             Err(why) => {
-                let pause = Pause::after(self.memory.pulls.get(&name).copied(), self.now());
-                self.memory.pulls.insert(name, pause);
+                let before = self.memory.pulls.get(&name).map(|(pause, _)| *pause);
+                let pause = Pause::after(before, self.now());
+                self.memory.pulls.insert(name, (pause, why.clone()));
                 let message = format!("Failed to pull image {said:?}: {why}");
                 self.say(pod, &container.name, Severity::Warning, "Failed", message);
                 // Shown for a moment, then that it is waited for.

@@ -42,6 +42,10 @@ pub fn status(pod: &Pod, view: View<'_>) -> PodStatus {
     let of = |container: &Container| container_status(pod, container, init, view);
     let mains: Vec<ContainerStatus> = view::containers(pod).iter().map(of).collect();
     let inits: Vec<ContainerStatus> = view::init_containers(pod).iter().map(of).collect();
+    let ephemeral = view::ephemeral_containers(pod);
+    // Nobody waits for them to be ready.
+    let of = |container| ContainerStatus { ready: false, ..of(container) };
+    let ephemeral: Vec<ContainerStatus> = ephemeral.iter().map(of).collect();
     let phase = match before.phase.as_deref() {
         Some(done @ ("Succeeded" | "Failed")) => done.to_owned(),
         _ => phase(pod, init, &mains, view).to_owned(),
@@ -62,6 +66,7 @@ pub fn status(pod: &Pod, view: View<'_>) -> PodStatus {
     PodStatus {
         conditions: Some(conditions(pod, &phase, init, &mains, view)),
         container_statuses: Some(mains),
+        ephemeral_container_statuses: Some(ephemeral).filter(|it| !it.is_empty()),
         init_container_statuses: Some(inits).filter(|it| !it.is_empty()),
         host_ip: host.first().cloned(),
         host_ips: Some(host.into_iter().map(|ip| HostIP { ip }).collect()),
@@ -129,7 +134,8 @@ fn container_status(
 ) -> ContainerStatus {
     let name = &container.name;
     let before = pod.status.iter().flat_map(|it| {
-        it.container_statuses.iter().chain(it.init_container_statuses.iter()).flatten()
+        let declared = it.container_statuses.iter().chain(&it.init_container_statuses);
+        declared.chain(&it.ephemeral_container_statuses).flatten()
     });
     let before = before.into_iter().find(|it| it.name == *name);
     let mut all = view.seen.containers.iter().filter(|it| it.name() == *name);

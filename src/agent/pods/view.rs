@@ -1,5 +1,6 @@
 //! What a pod's object says, with upstream's defaults where it says nothing.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -13,6 +14,8 @@ pub const POD_NAME: &str = "io.kubernetes.pod.name";
 pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 pub const POD_UID: &str = "io.kubernetes.pod.uid";
 pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+/// What the pod said of the image when the container was made.
+pub const CONTAINER_IMAGE: &str = "kontiki.io/image";
 
 static NOTHING: LazyLock<PodSpec> = LazyLock::new(PodSpec::default);
 static NO_CONTEXT: LazyLock<PodSecurityContext> = LazyLock::new(PodSecurityContext::default);
@@ -57,9 +60,29 @@ pub fn all_containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     init_containers(pod).iter().chain(containers(pod))
 }
 
+/// Containers that somebody has added to look around in a pod that runs.
 #[must_use]
-pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
-    all_containers(pod).find(|it| it.name == name)
+pub fn ephemeral_containers(pod: &Pod) -> Vec<Container> {
+    // They have the fields of the others, and one more.
+    let read = |it| serde_json::from_value(serde_json::to_value(it).ok()?).ok();
+    spec(pod).ephemeral_containers.iter().flatten().filter_map(read).collect()
+}
+
+/// The container whose processes an ephemeral one is to see.
+#[must_use]
+pub fn target<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let mut all = spec(pod).ephemeral_containers.iter().flatten();
+    let target = all.find(|it| it.name == name)?.target_container_name.as_deref();
+    target.filter(|it| !it.is_empty())
+}
+
+/// A container of any kind.
+#[must_use]
+pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
+    let declared = all_containers(pod).find(|it| it.name == name).map(Cow::Borrowed);
+    declared.or_else(|| {
+        ephemeral_containers(pod).into_iter().find(|it| it.name == name).map(Cow::Owned)
+    })
 }
 
 /// An init container that goes on beside the others.

@@ -5,23 +5,25 @@
 //! Never: waits without a bound; keeps anything that the runtime and the object could not tell
 //! again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use kontiki_api::object::time::Timestamp;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
+use super::container::log_path;
 use super::memory::{Ended, Memory, Probed, Waiting};
 use super::observed::{Observed, Seen, observe};
 use super::plan::{self, Step};
-use super::{Desired, Ground, sandbox, view};
+use super::{Desired, Ground, groups, sandbox, view};
 use crate::agent::cri::v1::ContainerStatus;
 use crate::agent::node;
 use crate::agent::probes::{self, Finding, Kind, Target};
+use crate::agent::rotation;
 use crate::agent::volumes::content::Tokens;
 use crate::agent::volumes::{self, PodFolder, Prepared};
 use crate::reconcile::events::{Severity, reference};
@@ -43,6 +45,8 @@ pub(super) struct Worker {
     pub tokens: Tokens,
     pub prepared: Prepared,
     refreshed: Option<Timestamp>,
+    /// What files of the pod may show of its object, as they were made.
+    shows: Shows,
     probes: HashMap<String, AbortHandle>,
     probing: JoinSet<()>,
     findings: (mpsc::Sender<Finding>, mpsc::Receiver<Finding>),
@@ -50,6 +54,13 @@ pub(super) struct Worker {
     pub reported: Option<PodStatus>,
     /// Nothing of it is left here.
     pub forgotten: bool,
+}
+
+/// Labels and annotations: of what files show they alone change while a pod runs.
+type Shows = [Option<BTreeMap<String, String>>; 2];
+
+fn shows(pod: &Pod) -> Shows {
+    [pod.metadata.labels.clone(), pod.metadata.annotations.clone()]
 }
 
 /// What a look at the pod came to.
@@ -79,6 +90,7 @@ impl Worker {
             tokens: Tokens::default(),
             prepared: Prepared::new(),
             refreshed: None,
+            shows: Shows::default(),
             probes: HashMap::new(),
             probing: JoinSet::new(),
             findings: mpsc::channel(FINDINGS_MAX),
@@ -119,8 +131,12 @@ impl Worker {
     ) {
         let mut about = reference(pod);
         if !container.is_empty() {
-            let init = view::init_containers(pod).iter().any(|it| it.name == container);
-            let list = if init { "initContainers" } else { "containers" };
+            let is_in = |list: &[Container]| list.iter().any(|it| it.name == container);
+            let list = match () {
+                () if is_in(view::init_containers(pod)) => "initContainers",
+                () if is_in(view::containers(pod)) => "containers",
+                () => "ephemeralContainers",
+            };
             about.field_path = Some(format!("spec.{list}{{{container}}}"));
         }
         self.ground.parts.recorder.say(about, severity, reason, message, "");
@@ -204,7 +220,7 @@ impl Worker {
             Step::StopSandbox { id } => runtime.stop_sandbox(id).await,
             Step::Start { container, attempt, crashed } => {
                 let Some(spec) = view::container(pod, container) else { return };
-                match self.start(pod, spec, seen, *attempt).await {
+                match self.start(pod, &spec, seen, *attempt).await {
                     Ok(()) => {
                         self.memory.waiting.remove(container);
                         if let Some(pause) = crashed {
@@ -234,15 +250,31 @@ impl Worker {
                 if let Some(spec) = view::container(pod, container) {
                     let message = format!("Container {container} is stopped: {why}");
                     self.say(pod, container, Severity::Normal, "Killing", message);
-                    self.stop_one(pod, spec, id).await;
+                    self.stop_one(pod, &spec, id).await;
                 }
                 Ok(())
             }
-            Step::Remove { id } => runtime.remove_container(id).await,
+            Step::Remove { id } => {
+                let removed = runtime.remove_container(id).await;
+                if removed.is_ok() {
+                    self.remove_log(pod, seen, id);
+                }
+                removed
+            }
         };
         if let Err(error) = done {
             tracing::warn!(pod = view::name(pod), %error, ?step, "a step failed");
             sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// The log of a container that is no more: nobody could ask for it.
+    fn remove_log(&self, pod: &Pod, seen: &Observed, id: &str) {
+        let Some(it) = seen.containers.iter().find(|it| it.id() == id) else { return };
+        let logs = sandbox::log_directory(&self.ground.parts.settings.directories.logs, pod);
+        let log = logs.join(log_path(it.name(), it.attempt()));
+        if let Err(error) = rotation::remove(&log) {
+            tracing::warn!(log = %log.display(), %error, "a log does not go");
         }
     }
 
@@ -275,7 +307,13 @@ impl Worker {
         }
         let handler = view::spec(pod).runtime_class_name.clone().unwrap_or_default();
         match runtime.run_sandbox(&config, &handler).await {
-            Ok(_) => self.memory.sandbox = None,
+            Ok(_) => {
+                self.memory.sandbox = None;
+                let most = self.ground.parts.settings.pod_pids_max;
+                if let Err(error) = groups::limit_processes(&sandbox::control_group(pod), most) {
+                    tracing::debug!(pod = view::name(pod), %error, "its processes have no bound");
+                }
+            }
             Err(error) => {
                 let message = format!("Failed to create pod sandbox: {error}");
                 self.say(pod, "", Severity::Warning, "FailedCreatePodSandBox", message.clone());
@@ -302,16 +340,19 @@ impl Worker {
             volumes::prepare(masters.as_ref(), pod, &self.folder, &place, &mut self.tokens, now)
                 .await?;
         self.refreshed = Some(now);
+        self.shows = shows(pod);
         Ok(())
     }
 
     async fn refresh(&mut self, pod: &Pod, seen: &Observed) {
-        let due = self.refreshed.is_none_or(|at| self.now() >= at.plus_seconds(RESYNC_S));
+        let due = self.refreshed.is_none_or(|at| self.now() >= at.plus_seconds(RESYNC_S))
+            || self.shows != shows(pod);
         if due
             && seen.sandbox().is_some()
             && let Err(message) = self.prepare(pod, seen).await
         {
             self.refreshed = Some(self.now());
+            self.shows = shows(pod);
             self.say(pod, "", Severity::Warning, "FailedMount", message);
         }
     }
@@ -347,7 +388,7 @@ impl Worker {
         let address = self.place(pod, seen).pod.first().cloned().unwrap_or_default();
         for container in running {
             let Some(spec) = view::container(pod, container.name()) else { continue };
-            if !probes::wanted(spec) || self.probes.contains_key(container.id()) {
+            if !probes::wanted(&spec) || self.probes.contains_key(container.id()) {
                 continue;
             }
             let fresh = Probed { started: spec.startup_probe.is_none(), ready: false, dead: false };
@@ -356,7 +397,7 @@ impl Worker {
                 runtime: self.ground.parts.runtime.clone(),
                 container: container.id().to_owned(),
                 address: address.clone(),
-                spec: Arc::new(spec.clone()),
+                spec: Arc::new(spec.into_owned()),
             };
             let task = self.probing.spawn(probes::watch(target, self.findings.0.clone()));
             self.probes.insert(container.id().to_owned(), task);

@@ -14,6 +14,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ use crate::agent::cri::v1::ContainerState;
 use crate::agent::cri::{Error, Runtime};
 use crate::agent::pods::container::log_path;
 use crate::agent::pods::observed::Seen;
+use crate::agent::rotation;
 use show::{Options, Show};
 
 const READ_BYTES: usize = 64 << 10;
@@ -121,6 +123,8 @@ impl Container {
 struct Log {
     path: PathBuf,
     file: File,
+    /// What comes after that file, already open: rotation does not take it away any more.
+    ahead: VecDeque<File>,
     show: Show,
     /// Of an entry that is not complete yet.
     held: BytesMut,
@@ -141,15 +145,45 @@ impl Log {
         tail: Option<i64>,
         writer: Option<Container>,
     ) -> io::Result<Log> {
-        let mut file = File::open(path).await?;
         let tail = tail.map(|it| u64::try_from(it).unwrap_or(0));
-        if let Some(tail) = tail {
-            let start = tail::start(&mut file, tail).await?;
+        // In this order: what is set aside in between is found as the file that is open already.
+        let opened = File::open(path).await;
+        let mut before = rotation::rotated(path);
+        let mut file = match opened {
+            Ok(file) => {
+                let ours = identity(&file.metadata().await?);
+                let is_ours = |it: &PathBuf| {
+                    std::fs::metadata(it).is_ok_and(|found| identity(&found) == ours)
+                };
+                before.truncate(before.iter().position(is_ours).unwrap_or(before.len()));
+                file
+            }
+            // It has been set aside, and the next has not begun.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match before.pop() {
+                Some(last) => File::open(last).await?,
+                None => return Err(error),
+            },
+            Err(error) => return Err(error),
+        };
+        let mut wanted = tail.unwrap_or(u64::MAX);
+        // Back through what the log was before, until there is enough.
+        let mut later = VecDeque::new();
+        loop {
+            let (start, found) = match tail {
+                Some(_) => tail::start(&mut file, wanted).await?,
+                None => (0, 0),
+            };
+            wanted -= found;
             file.seek(io::SeekFrom::Start(start)).await?;
+            let Some(older) = before.pop().filter(|_| wanted > 0) else { break };
+            // One that has gone meanwhile was the oldest.
+            let Ok(older_file) = File::open(&older).await else { break };
+            later.push_front(std::mem::replace(&mut file, older_file));
         }
         Ok(Log {
             path: path.to_owned(),
             file,
+            ahead: later,
             show: Show::new(options),
             held: BytesMut::new(),
             overlong: false,
@@ -183,6 +217,11 @@ impl Log {
                 if !shown.is_empty() {
                     return Ok(Some(shown));
                 }
+                continue;
+            }
+            if let Some(next) = self.ahead.pop_front() {
+                self.file = next;
+                self.held.clear();
                 continue;
             }
             if self.writer.is_none() || self.last {
@@ -226,10 +265,9 @@ impl Log {
                 self.held.extend_from_slice(&rest);
                 return Ok(());
             }
-            match File::open(&self.path).await {
-                Ok(file) => {
-                    self.file = file;
-                    self.held.clear();
+            match self.successors().await {
+                Ok(found) => {
+                    self.ahead = found;
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -248,13 +286,37 @@ impl Log {
         Ok(())
     }
 
+    /// The files that came after ours: more than one, if it was set aside long ago.
+    async fn successors(&self) -> io::Result<VecDeque<File>> {
+        let ours = identity(&self.file.metadata().await?);
+        // In this order: what is set aside in between is not seen twice, and not missed.
+        let last = File::open(&self.path).await?;
+        let newest = identity(&last.metadata().await?);
+        let mut found = VecDeque::new();
+        for path in rotation::rotated(&self.path) {
+            let Ok(file) = File::open(path).await else { continue };
+            match identity(&file.metadata().await?) {
+                it if it == ours => found.clear(),
+                it if it == newest => {}
+                _ => found.push_back(file),
+            }
+        }
+        found.push_back(last);
+        Ok(found)
+    }
+
     async fn was_replaced(&self) -> io::Result<bool> {
         let ours = self.file.metadata().await?;
         match tokio::fs::metadata(&self.path).await {
-            Ok(named) => Ok((named.dev(), named.ino()) != (ours.dev(), ours.ino())),
+            Ok(named) => Ok(identity(&named) != identity(&ours)),
             // It has lost its name, and nobody has it yet.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
     }
+}
+
+/// By which a file is known whatever its name.
+fn identity(file: &std::fs::Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
 }

@@ -28,6 +28,7 @@ use kontiki_api::error::Reason;
 use kontiki_api::object::time::Clock;
 use kontiki_api::tunnel::wire::want::Kind;
 use kontiki_api::tunnel::{Duplex, Tunnel, wire};
+use prometheus_client::registry::Registry;
 
 use super::cri::Runtime;
 use super::cri::v1::ContainerState;
@@ -40,6 +41,7 @@ pub struct Ends {
     pub clock: Clock,
     /// Logs of pods.
     pub logs: PathBuf,
+    pub metrics: Arc<Registry>,
 }
 
 impl Ends {
@@ -51,7 +53,9 @@ impl Ends {
             Some(Kind::PortForward(forward)) => streams::port_forward(self, forward).await,
             Some(Kind::Logs(logs)) => plain(logs::open(self, logs).await?),
             Some(Kind::Dial(dial)) => plain(streams::dial(self, dial).await?),
-            Some(Kind::Kubelet(_)) => plain(pages::open(self.node.clone(), self.runtime.clone())),
+            Some(Kind::Kubelet(_)) => {
+                plain(pages::open(self.node.clone(), self.runtime.clone(), self.metrics.clone()))
+            }
             None => {
                 let why = "this agent does not know what is wanted of it; it may be older than \
                            the master";

@@ -87,6 +87,7 @@ async fn a_session_is_begun_anew_at_whichever_master_answers_and_carries_what_is
         runtime: Arc::new(Fake::default()),
         clock: Clock::System,
         logs: "/nonexistent".into(),
+        metrics: Arc::default(),
     });
     let end = CancellationToken::new();
     let agent = tokio::spawn(run(Door::Masters { servers, tls: ca.node("n") }, ends, end.clone()));

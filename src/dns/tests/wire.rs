@@ -1,5 +1,6 @@
 //! Real questions over real sockets on loopback; another server, where one is asked, is the test's own.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 

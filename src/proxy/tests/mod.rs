@@ -239,6 +239,21 @@ fn what_is_not_ours_has_no_rules() {
 }
 
 #[test]
+fn pods_of_this_node_are_told_of_as_long_as_something_leads_to_them() {
+    let mut always = endpoint("10.42.1.8", "here", "ending");
+    always["conditions"]["ready"] = true.into();
+    let rules = View::new().web(json!({})).slice(json!([
+        endpoint("10.42.1.5", "here", "ready"),
+        endpoint("10.42.1.6", "here", "ending"),
+        endpoint("10.42.1.7", "here", "unready"),
+        endpoint("10.42.2.6", "there", "ready"),
+        // A service that publishes what is not ready goes on with what ends: that is not waited for.
+        always,
+    ]));
+    assert_eq!(rules.rules().served, ["10.42.1.5".parse().unwrap()].into());
+}
+
+#[test]
 fn a_load_balancer_that_asks_is_told_how_many_are_here() {
     let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local",
         "healthCheckNodePort": 31000});

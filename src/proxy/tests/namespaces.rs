@@ -440,11 +440,12 @@ async fn a_change_in_the_api_is_followed_by_packets() {
     let sandbox = Sandbox::start().await;
     let client = sandbox.client();
     let (informers, stop) = (Informers::new(client.clone()), CancellationToken::new());
+    let (served, mut told) = watch::channel(Served::new());
     let running = tokio::spawn({
         let (settings, client) = (settings(bed.nft()), client.clone());
         let (informers, stop) = (informers.clone(), stop.clone());
         async move {
-            let proxy = run(settings, client, informers.clone(), stop.clone());
+            let proxy = run(settings, client, informers.clone(), served, stop.clone());
             tokio::join!(proxy, informers.run(stop)).0
         }
     });
@@ -476,10 +477,14 @@ async fn a_change_in_the_api_is_followed_by_packets() {
     let mut slice: EndpointSlice =
         client.create(&serde_json::from_value(slice).unwrap()).await.unwrap();
     hears(Ok("one")).await;
+    let one: IpAddr = "10.42.1.5".parse().unwrap();
+    told.wait_for(|served| served.contains(&one)).await.unwrap();
     let endpoints = slice.endpoints.as_mut().unwrap();
     endpoints[0].addresses = vec!["10.42.1.6".into()];
     client.update(&slice).await.unwrap();
-    hears(Ok("two")).await;
+    // Whoever waits for a pod to be let go of finds that packets are led elsewhere by then.
+    told.wait_for(|served| !served.contains(&one)).await.unwrap();
+    assert!(bed.ask("node", &address).unwrap().starts_with("two"));
     stop.cancel();
     running.await.unwrap().unwrap();
     // Without an agent they are still led.

@@ -95,7 +95,7 @@ enum Output {
 #[tokio::main]
 async fn main() -> ExitCode {
     let flags = Flags::parse();
-    match act(&flags).await {
+    match Box::pin(act(&flags)).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -137,7 +137,7 @@ async fn act(flags: &Flags) -> Result<bool, String> {
         return Ok(holds);
     }
     for target in &flags.target {
-        holds &= chaos(flags, *target).await?;
+        holds &= Box::pin(chaos(flags, *target)).await?;
     }
     Ok(holds)
 }

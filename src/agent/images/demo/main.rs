@@ -7,18 +7,20 @@
 //! Never: reads more of a request than `REQUEST_BYTES_MAX`, or serves more than `CONNECTIONS_MAX` at a time.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 const HELP: &str = "\
 demo: what to look around with in a cluster that has no other image
 
-  serve [PORT]       answer web requests on 8080: / says who answers, /healthz says ok
+  serve [PORT]       answer web requests and datagrams on 8080: / says who answers, /healthz says ok
   get URL            ask a web server and print what it answers
+  ask URL SECONDS    ask it again and again, and say how often there was no answer
+  send ADDRESS TEXT  send a datagram to HOST:PORT and print what comes back
   tick [SECONDS]     print a number each second
   cat [FILE]...      print files, or what comes in
   write FILE TEXT... put text into a file
@@ -30,6 +32,8 @@ demo: what to look around with in a cluster that has no other image
 ";
 const PORT: u16 = 8080;
 const PATIENCE: Duration = Duration::from_secs(30);
+const ASK_PAUSE: Duration = Duration::from_millis(10);
+const DATAGRAMS_MAX: usize = 5;
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
 const CONNECTIONS_MAX: usize = 256;
 
@@ -52,7 +56,15 @@ fn run(command: &str, arguments: &[String]) -> io::Result<ExitCode> {
     let first = arguments.first().map(String::as_str);
     match command {
         "serve" => serve(number(first, PORT.into())?)?,
-        "get" => get(first.ok_or_else(|| wrong("which URL?"))?)?,
+        "get" => io::stdout().write_all(&get(first.ok_or_else(|| wrong("which URL?"))?)?)?,
+        "ask" => {
+            let seconds = number(arguments.get(1).map(String::as_str), 10)?;
+            return ask(first.ok_or_else(|| wrong("which URL?"))?, Duration::from_secs(seconds));
+        }
+        "send" => {
+            let (address, text) = arguments.split_first().ok_or_else(|| wrong("whereto?"))?;
+            send(address, &text.join(" "))?;
+        }
         "tick" => tick(number(first, u64::MAX)?)?,
         "cat" => cat(arguments)?,
         "write" => {
@@ -85,6 +97,8 @@ fn serve(port: u64) -> io::Result<()> {
     // Both families, where the machine has both.
     let listener =
         TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)))?;
+    let datagrams = UdpSocket::bind(listener.local_addr()?)?;
+    thread::spawn(move || echo(&datagrams));
     println!("listening on port {}", listener.local_addr()?.port());
     let open = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
@@ -104,6 +118,25 @@ fn serve(port: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Each datagram is answered by who answers, and what it said.
+fn echo(datagrams: &UdpSocket) {
+    let mut words = [0; 1024];
+    loop {
+        let heard = datagrams.recv_from(&mut words).and_then(|(length, from)| {
+            let text = String::from_utf8_lossy(&words[..length]);
+            let answer = format!("{} heard {}\n", who(), text.trim_end());
+            datagrams.send_to(answer.as_bytes(), from)
+        });
+        if let Err(error) = heard {
+            eprintln!("a datagram was lost: {error}");
+        }
+    }
+}
+
+fn who() -> String {
+    fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_owned()
+}
+
 /// One request, one answer.
 fn answer(mut stream: TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -116,7 +149,7 @@ fn answer(mut stream: TcpStream) -> io::Result<()> {
             break;
         }
     }
-    let path = request.split(' ').nth(1).unwrap_or("/").to_owned();
+    let path = request.split([' ', '?']).nth(1).unwrap_or("/").to_owned();
     let (status, body) = page(&path);
     println!("{from} {request} {status}");
     let head = format!(
@@ -136,16 +169,15 @@ fn page(path: &str) -> (&'static str, String) {
             ("200 OK", lines.collect())
         }
         "/" => {
-            let who = fs::read_to_string("/etc/hostname").unwrap_or_default();
             let greeting = env::var("GREETING").unwrap_or_else(|_| "Hello from".into());
-            ("200 OK", format!("{greeting} {}\n", who.trim()))
+            ("200 OK", format!("{greeting} {}\n", who()))
         }
         other => ("404 Not Found", format!("there is no {other} here\n")),
     }
 }
 
-/// Asks one web server, without TLS.
-fn get(url: &str) -> io::Result<()> {
+/// What a web server answers, without TLS.
+fn get(url: &str) -> io::Result<Vec<u8>> {
     let rest = url.strip_prefix("http://").unwrap_or(url);
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let with_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
@@ -161,11 +193,44 @@ fn get(url: &str) -> io::Result<()> {
     while answer.read_line(&mut header)? > 0 && header.trim_end() != "" {
         header.clear();
     }
-    io::copy(&mut answer, &mut io::stdout())?;
+    let mut body = Vec::new();
+    answer.read_to_end(&mut body)?;
     match status.split(' ').nth(1) {
-        Some(code) if code.starts_with('2') => Ok(()),
+        Some(code) if code.starts_with('2') => Ok(body),
         _ => Err(io::Error::other(status.trim_end().to_owned())),
     }
+}
+
+/// Each time with a connection of its own. Fails if one of them failed.
+fn ask(url: &str, long: Duration) -> io::Result<ExitCode> {
+    let began = Instant::now();
+    let (mut asked, mut failed) = (0u64, 0u64);
+    println!("asking {url}");
+    while began.elapsed() < long {
+        asked += 1;
+        if let Err(error) = get(url) {
+            failed += 1;
+            println!("{:.3} s: {error}", began.elapsed().as_secs_f64());
+        }
+        thread::sleep(ASK_PAUSE);
+    }
+    println!("asked {asked} times, {failed} without an answer");
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A datagram may be lost: it is sent again.
+fn send(address: &str, text: &str) -> io::Result<()> {
+    let to = address.to_socket_addrs()?.next().ok_or_else(|| wrong("no such address"))?;
+    let socket = UdpSocket::bind((if to.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut heard = [0; 1024];
+    for _ in 0..DATAGRAMS_MAX {
+        socket.send_to(text.as_bytes(), to)?;
+        if let Ok(length) = socket.recv(&mut heard) {
+            return io::stdout().write_all(&heard[..length]);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "nobody answers"))
 }
 
 fn tick(seconds: u64) -> io::Result<()> {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Stage, condition, phase};
 use crate::agent::cri::fake::Fake;
+use crate::agent::cri::v1::NamespaceMode;
 
 fn stage() -> (Arc<Fake>, Stage, Clock) {
     let fake = Arc::new(Fake::default());
@@ -44,6 +45,83 @@ async fn a_pod_runs_is_told_of_and_goes() {
     stage.until_gone("web").await;
     assert!(fake.is_empty());
     assert!(!stage.folder.path().join("pods/uid-web").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_services_lead_to_is_stopped_when_they_have_let_go_of_it() {
+    let (fake, stage, _) = stage();
+    let hook = json!({"preStop": {"sleep": {"seconds": 1}}});
+    let mut main = container("one");
+    main["lifecycle"] = hook;
+    stage.put("web", json!({"containers": [main]}));
+    stage.until("web", running).await;
+    fake.told();
+    stage.served.send_replace(["10.0.0.9".parse().unwrap()].into());
+    stage.delete("web", 30);
+    // The clock of this test stands still as long as anybody has work to do.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(fake.told(), [""; 0], "its hook is over, and it is still led to");
+    stage.served.send_replace([].into());
+    stage.until_gone("web").await;
+    assert_eq!(fake.told()[0], "stop one");
+
+    // Who is in a hurry is not held up, nor is anybody for ever.
+    for (name, grace_s) in [("soon", 1), ("later", 30)] {
+        stage.put(name, json!({"containers": [container("one")]}));
+        stage.until(name, running).await;
+        stage.served.send_replace(["10.0.0.9".parse().unwrap()].into());
+        stage.delete(name, grace_s);
+        stage.until_gone(name).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_is_added_to_look_around_runs_once_beside_its_target() {
+    let (fake, stage, _) = stage();
+    stage.put("web", json!({"containers": [container("main")]}));
+    let pod = stage.until("web", running).await;
+    fake.told();
+    let mut looking = container("looking");
+    looking["targetContainerName"] = "main".into();
+    let mut spec = pod["spec"].clone();
+    spec["ephemeralContainers"] = json!([looking]);
+    stage.change("web", spec);
+    let shown = |state: &'static str| {
+        move |pod: &Value| {
+            let status = &pod["status"]["ephemeralContainerStatuses"][0];
+            status["name"] == "looking" && status["state"][state].is_object()
+        }
+    };
+    let pod = stage.until("web", shown("running")).await;
+    assert_eq!(pod["status"]["containerStatuses"].as_array().unwrap().len(), 1);
+    assert_eq!(fake.told(), ["start looking/0"]);
+    let security = fake.config("looking").unwrap().linux.unwrap().security_context.unwrap();
+    let namespaces = security.namespace_options.unwrap();
+    assert_eq!(namespaces.pid(), NamespaceMode::Target);
+    let main = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap();
+    assert_eq!(format!("fake://{}", namespaces.target_id), main);
+    fake.exit("looking", 1);
+    let pod = stage.until("web", shown("terminated")).await;
+    assert!(running(&pod), "the pod goes on");
+    assert_eq!(fake.told(), [""; 0], "and it is not started again");
+    stage.delete("web", 5);
+    stage.until_gone("web").await;
+    assert!(fake.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_whose_image_is_changed_is_begun_anew_with_it() {
+    let (fake, stage, _) = stage();
+    stage.put("web", json!({"containers": [container("one")]}));
+    let pod = stage.until("web", running).await;
+    fake.told();
+    let mut spec = pod["spec"].clone();
+    spec["containers"][0]["image"] = "image:2".into();
+    stage.change("web", spec);
+    let restarted =
+        |pod: &Value| running(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1;
+    stage.until("web", restarted).await;
+    assert_eq!(fake.told(), ["stop one", "start one/1"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,8 +2,10 @@
 
 mod lives;
 mod real;
+mod trouble;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,6 +149,8 @@ pub fn object<K: serde::de::DeserializeOwned>(value: Value) -> K {
 pub struct Stage {
     masters: Arc<Played>,
     pub folder: tempfile::TempDir,
+    /// Whom services lead to.
+    pub served: watch::Sender<BTreeSet<IpAddr>>,
     _stop: DropGuard,
 }
 
@@ -171,8 +175,9 @@ impl Stage {
             pods: watch::Sender::new(pods),
         });
         let (recorder, _) = events::recorder(Client::new(Arc::new(Nowhere), "test"), clock.clone());
+        let (served, told) = watch::channel(BTreeSet::new());
         let manager = Manager::new(Parts {
-            settings: Arc::new(settings(folder.path())),
+            settings: Arc::new(Settings { served: told, ..settings(folder.path()) }),
             runtime,
             masters: masters.clone(),
             recorder,
@@ -180,7 +185,7 @@ impl Stage {
         });
         let stop = CancellationToken::new();
         tokio::spawn(manager.run(stop.clone()));
-        Stage { masters, folder, _stop: stop.drop_guard() }
+        Stage { masters, folder, served, _stop: stop.drop_guard() }
     }
 
     /// Assigns a pod.
@@ -193,6 +198,17 @@ impl Stage {
         }));
         self.masters.pods.send_modify(|pods| drop(pods.insert(name.to_owned(), pod.clone())));
         self.masters.send.send(Assignment::Put(Box::new(pod))).unwrap();
+    }
+
+    /// The pod has another spec, as after a client's change.
+    pub fn change(&self, name: &str, spec: Value) {
+        let mut told = None;
+        self.masters.pods.send_modify(|pods| {
+            let pod = pods.get_mut(name).unwrap();
+            pod.spec = Some(object(spec));
+            told = Some(pod.clone());
+        });
+        self.masters.send.send(Assignment::Put(Box::new(told.unwrap()))).unwrap();
     }
 
     /// Begins a pod's deletion, as a client's DELETE does.
@@ -250,6 +266,9 @@ pub fn settings(folder: &Path) -> Settings {
         dns: Vec::new(),
         domain: "cluster.local".into(),
         pods_max: 110,
+        pod_pids_max: 64,
+        served: watch::channel(BTreeSet::new()).1,
+        metrics: Arc::default(),
     }
 }
 

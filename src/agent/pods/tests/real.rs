@@ -13,27 +13,28 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{condition, object, settings};
-use crate::agent::containerd::{Containerd, Places, import};
+use crate::agent::containerd::{Containerd, Places};
 use crate::agent::cri::Runtime;
 use crate::agent::cri::client::Client;
+use crate::agent::images::archives;
 use crate::agent::images::own::{Content, File, archive};
 use crate::agent::tunnels::Door;
 use crate::agent::{self, Settings};
 
-const BUSYBOX: &str = "kontiki.test/busybox:1";
+pub const BUSYBOX: &str = "kontiki.test/busybox:1";
 /// Two cores shared with other tests, and a runtime that unpacks images.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A containerd with the image that the tests use.
-struct Ground {
-    client: Arc<Client>,
+pub struct Ground {
+    pub client: Arc<Client>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), String>>,
     folder: tempfile::TempDir,
 }
 
 impl Ground {
-    async fn lay() -> Ground {
+    pub async fn lay() -> Ground {
         assert!(rustix::process::geteuid().is_root(), "this test runs containers: run it as root");
         // Short: a socket's path has a limit.
         let folder = tempfile::Builder::new().prefix("kt").tempdir_in("/var/tmp").unwrap();
@@ -44,7 +45,7 @@ impl Ground {
         let file = File { path: "bin/busybox".into(), content: Content::Program(busybox) };
         let tar = folder.path().join("busybox.tar");
         std::fs::write(&tar, archive(BUSYBOX, &[file], &json!({})).unwrap()).unwrap();
-        import(&places.socket(), &tar).await.unwrap();
+        archives::import(&places.socket(), &tar).await.unwrap();
         let stop = CancellationToken::new();
         let task = tokio::spawn(containerd.run(stop.clone()));
         Ground { client, stop, task, folder }
@@ -54,7 +55,21 @@ impl Ground {
         settings(self.folder.path())
     }
 
-    async fn clear(self) {
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The object of a pod that had ended goes before what is left of it here.
+    pub async fn is_empty(&self) {
+        let empty = async {
+            while !self.client.sandboxes(None).await.unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, empty).await.expect("nothing is left");
+    }
+
+    pub async fn clear(self) {
         assert!(self.client.sandboxes(None).await.unwrap().is_empty());
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
@@ -62,13 +77,13 @@ impl Ground {
 }
 
 /// An agent that ends when this is dropped.
-struct Agent {
+pub struct Agent {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), String>>,
 }
 
 impl Agent {
-    fn start(ground: &Ground, api: &Sandbox) -> Agent {
+    pub fn start(ground: &Ground, api: &Sandbox) -> Agent {
         let stop = CancellationToken::new();
         let runtime: Arc<dyn Runtime> = ground.client.clone();
         let settings = ground.settings();
@@ -78,13 +93,13 @@ impl Agent {
         Agent { stop, task: tokio::spawn(running) }
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
     }
 }
 
-async fn until(client: &ApiClient, name: &str, what: impl Fn(&Value) -> bool) -> Value {
+pub async fn until(client: &ApiClient, name: &str, what: impl Fn(&Value) -> bool) -> Value {
     let look = async {
         loop {
             let pod: Pod = client.get("default", name).await.unwrap();
@@ -104,7 +119,7 @@ async fn until(client: &ApiClient, name: &str, what: impl Fn(&Value) -> bool) ->
     }
 }
 
-async fn until_gone(client: &ApiClient, name: &str) {
+pub async fn until_gone(client: &ApiClient, name: &str) {
     let look = async {
         while client.get::<Pod>("default", name).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -113,7 +128,7 @@ async fn until_gone(client: &ApiClient, name: &str) {
     tokio::time::timeout(PATIENCE, look).await.expect("the pod goes");
 }
 
-async fn account(client: &ApiClient) {
+pub async fn account(client: &ApiClient) {
     let account = json!({"metadata": {"name": "default", "namespace": "default"}});
     client.create::<k8s_openapi::api::core::v1::ServiceAccount>(&object(account)).await.unwrap();
     let map = json!({"metadata": {"name": "kube-root-ca.crt", "namespace": "default"},

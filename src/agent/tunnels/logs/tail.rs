@@ -1,4 +1,4 @@
-//! Where the last entries of a file begin.
+//! Where the last entries of a file begin, and how many of them it has.
 
 use std::io::{self, SeekFrom};
 
@@ -7,11 +7,12 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
 const BLOCK_BYTES: usize = 16 << 10;
 
-/// The place in the file from which `entries` are left. Read from the end, in blocks.
-pub async fn start(file: &mut File, entries: u64) -> io::Result<u64> {
+/// The place in the file from which `entries` are left, and how many there are from there on: fewer, if it has
+/// no more. Read from the end, in blocks.
+pub async fn start(file: &mut File, entries: u64) -> io::Result<(u64, u64)> {
     let length = file.seek(SeekFrom::End(0)).await?;
     if entries == 0 {
-        return Ok(length);
+        return Ok((length, 0));
     }
     let mut block = vec![0; BLOCK_BYTES];
     let mut end = length;
@@ -27,11 +28,11 @@ pub async fn start(file: &mut File, entries: u64) -> io::Result<u64> {
             if *byte == b'\n' && after != length {
                 found += 1;
                 if found == entries {
-                    return Ok(after);
+                    return Ok((after, found));
                 }
             }
         }
         end = begin;
     }
-    Ok(0)
+    Ok((0, found + u64::from(length > 0)))
 }

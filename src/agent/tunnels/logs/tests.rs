@@ -98,6 +98,55 @@ async fn a_follower_sees_each_line_once_through_a_rotation_and_ends_with_the_con
     assert_eq!(seen, "before\nfirst\nlast words\nsecond file\nat the end\n");
 }
 
+/// Gives the log another name, as rotation does.
+fn set_aside(path: &Path, at: usize) {
+    std::fs::rename(path, format!("{}.20260101-00000{at}", path.display())).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_log_was_before_is_part_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.log");
+    write(&path, &["one", "two"]);
+    set_aside(&path, 1);
+    write(&path, &["three"]);
+    set_aside(&path, 2);
+    write(&path, &["four", "five"]);
+    for (tail, wanted) in [
+        (None, "one two three four five"),
+        (Some(2), "four five"),
+        (Some(3), "three four five"),
+        (Some(4), "two three four five"),
+        (Some(9), "one two three four five"),
+    ] {
+        let log = Log::open(&path, Options::default(), tail, None).await.unwrap();
+        assert_eq!(all(log).await.split_whitespace().collect::<Vec<_>>().join(" "), wanted);
+    }
+    // The next file has not begun.
+    set_aside(&path, 3);
+    let log = Log::open(&path, Options::default(), Some(2), None).await.unwrap();
+    assert_eq!(all(log).await, "four\nfive\n");
+}
+
+#[tokio::test]
+async fn a_follower_that_comes_late_misses_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.log");
+    write(&path, &["one"]);
+    let runtime = Arc::new(Fake::default());
+    let writer = container(&runtime).await;
+    let log = Log::open(&path, Options::default(), Some(1), Some(writer)).await.unwrap();
+    let mut pieces = Box::pin(log.pieces());
+    let mut seen = String::new();
+    until(&mut pieces, &mut seen, "one\n").await;
+    for (at, text) in ["two", "three", "four"].into_iter().enumerate() {
+        set_aside(&path, at);
+        write(&path, &[text]);
+    }
+    until(&mut pieces, &mut seen, "four\n").await;
+    assert_eq!(seen, "one\ntwo\nthree\nfour\n");
+}
+
 #[tokio::test]
 async fn a_line_that_is_written_in_two_goes_is_shown_when_it_is_whole() {
     let folder = tempfile::tempdir().unwrap();
