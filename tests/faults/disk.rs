@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const FILLER: &str = "filler";
+const PROBE: &str = "probe";
 /// Room for a log and a store of some minutes.
 const SMALL: &str = "size=600m";
 const CUTTABLE_BYTES: u64 = 3 << 30;
@@ -74,7 +75,11 @@ pub fn cut(directory: &Path) -> Result<(), String> {
 /// The power is back. Nobody may hold anything of it any more.
 pub fn again(directory: &Path) -> Result<(), String> {
     run("umount", &[&directory.display().to_string()], directory)?;
-    attach(directory)
+    attach(directory)?;
+    // Held by somebody, a file system stays what it was, and is mounted again as it is.
+    let probe = directory.join(PROBE);
+    let alive = File::create(&probe).and_then(|_| fs::remove_file(&probe));
+    alive.map_err(|error| format!("{}: its power does not come back: {error}", directory.display()))
 }
 
 /// Takes every byte that is left, and returns what to delete to give them back.

@@ -56,11 +56,7 @@ pub async fn run(options: &Options) -> Result<Ended, String> {
     let recorder = Recorder::create(&file)?;
     recorder.add(&Record::Run(described(options).await));
     let number = (std::process::id() as u16) ^ (options.seed as u16).rotate_left(3);
-    let disks = match &options.faults {
-        faults if faults.iter().any(|kind| kind.cuts_power()) => Disks::Cuttable,
-        faults if faults.contains(&Kind::DiskFull) => Disks::Small,
-        _ => Disks::Plain,
-    };
+    let disks = disks(&options.faults);
     let pages = options.lying || options.faults.iter().any(|kind| kind.needs_page());
     let footing = Footing { disks, pages, lying: options.lying };
     let root = folder.join("cluster");
@@ -78,6 +74,18 @@ pub async fn run(options: &Options) -> Result<Ended, String> {
     let history = History::read(&file)?;
     let verdict = check::judge(&history);
     Ok(Ended { history, verdict, failed: faults.failed, faults: faults.counts, fell: faults.fell })
+}
+
+/// What members must stand on for these.
+#[must_use]
+pub fn disks(faults: &[Kind]) -> Disks {
+    if faults.iter().any(|kind| kind.cuts_power()) {
+        Disks::Cuttable
+    } else if faults.contains(&Kind::DiskFull) {
+        Disks::Small
+    } else {
+        Disks::Plain
+    }
 }
 
 async fn described(options: &Options) -> Run {

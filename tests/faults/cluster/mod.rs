@@ -113,6 +113,10 @@ impl Cluster {
             Target::Kontiki => kontiki::grow(&mut cluster, size).await?,
             Target::Etcd => etcd::create(&mut cluster, size).await?,
         }
+        // What makes it a cluster is on the disk by now; what clients write from here on may not be.
+        for page in cluster.hosts.iter().filter_map(|host| host.page.as_ref()) {
+            page.lie(footing.lying)?;
+        }
         Ok(cluster)
     }
 
@@ -139,9 +143,6 @@ impl Cluster {
             true => Some(Page::create(directory.with_extension("page"))?),
             false => None,
         };
-        if let Some(page) = &page {
-            page.lie(self.footing.lying)?;
-        }
         let host = Host {
             number,
             name,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use kontiki_faults::check;
 use kontiki_faults::cluster::{Cluster, Footing, Target};
+use kontiki_faults::disk::Disks;
 use kontiki_faults::fault::Kind;
 use kontiki_faults::gap::{self, Loss};
 use kontiki_faults::history::History;
@@ -92,10 +93,20 @@ enum Output {
     Json,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// Set in a process that has its mounts to itself.
+const APART: &str = "KONTIKI_FAULTS_APART";
+
+fn main() -> ExitCode {
     let flags = Flags::parse();
-    match Box::pin(act(&flags)).await {
+    let disks = run::disks(&flags.faults);
+    let done = if disks != Disks::Plain && std::env::var_os(APART).is_none() {
+        apart()
+    } else {
+        tokio::runtime::Runtime::new()
+            .map_err(|error| format!("threads: {error}"))
+            .and_then(|runtime| runtime.block_on(act(&flags)))
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -103,6 +114,19 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The same once more with mounts of its own: who makes namespaces meanwhile would take along what is
+/// mounted here, and hold a file system whose power was cut.
+fn apart() -> Result<bool, String> {
+    let wrong = |error| format!("unshare: {error} (mounts need root and util-linux)");
+    let own = std::env::current_exe().map_err(wrong)?;
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private"])
+        .arg(own)
+        .args(std::env::args_os().skip(1));
+    Ok(command.env(APART, "1").status().map_err(wrong)?.success())
 }
 
 fn say(line: &str) {
@@ -137,7 +161,7 @@ async fn act(flags: &Flags) -> Result<bool, String> {
         return Ok(holds);
     }
     for target in &flags.target {
-        holds &= Box::pin(chaos(flags, *target)).await?;
+        holds &= chaos(flags, *target).await?;
     }
     Ok(holds)
 }
