@@ -1,8 +1,9 @@
 //! The bugs that `make mutants` plants are patches against this tree, and they must go on to apply to it:
 //! together, for they are built into one program.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// What at least is planted: a hole that every one of these fell through in some store, once.
 const NAMES: [&str; 18] = [
@@ -36,13 +37,18 @@ fn patch(name: &str) -> PathBuf {
 
 #[test]
 fn all_planted_bugs_apply_together() {
-    let patches = NAMES.iter().chain([&"switch"]).map(|name| patch(name));
-    let output = Command::new("git")
+    // As one patch: each by itself would be held against the tree without the others.
+    let all = NAMES.iter().chain([&"switch"]).map(|name| std::fs::read(patch(name)).unwrap());
+    let all: Vec<u8> = all.flatten().collect();
+    let mut git = Command::new("git")
         .current_dir(root())
-        .args(["apply", "--check"])
-        .args(patches)
-        .output()
+        .args(["apply", "--check", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
+    git.stdin.take().unwrap().write_all(&all).unwrap();
+    let output = git.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -161,7 +161,7 @@ async fn act(flags: &Flags) -> Result<bool, String> {
         return Ok(holds);
     }
     for target in &flags.target {
-        holds &= chaos(flags, *target).await?;
+        holds &= Box::pin(chaos(flags, *target)).await?;
     }
     Ok(holds)
 }
