@@ -26,7 +26,7 @@ use crate::request::{Body, Options, Request, Verb};
 use reconcile::{Rule, Step, step};
 
 /// Objects that are looked after at the same time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 64;
 /// An object that changes under our hands is read again so often.
 const TRIES: usize = 4;
 const RETRY_MIN: Duration = Duration::from_millis(100);

@@ -15,6 +15,7 @@ use super::output::print;
 use crate::failure::Failure;
 use crate::pki::{self, rotation};
 use crate::remote::{self, Remote};
+use crate::roles::ports;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -117,15 +118,16 @@ type Other = (String, Result<Vec<Trust>, String>);
 
 impl Running {
     async fn find(directory: &Path) -> Result<Running, Failure> {
-        let process = match Operator::of(directory).master() {
-            Err(_) => None,
-            Ok(remote) => match remote.get::<Status>(&format!("{PREFIX}/status")).await {
+        let mut process = None;
+        if ports::addresses(&directory.join("run")).is_some() {
+            let remote = Operator::of(directory).master()?;
+            process = match remote.get::<Status>(&format!("{PREFIX}/status")).await {
                 Ok(status) => Some((remote, status)),
                 // Its files say that it runs, and they are what it left.
                 Err(remote::Error::Unreachable { .. }) => None,
                 Err(error) => return Err(error.into()),
-            },
-        };
+            };
+        }
         Ok(Running { directory: directory.to_owned(), process })
     }
 
