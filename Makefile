@@ -56,9 +56,7 @@ faults: build ## break clusters of real processes and judge what clients saw (AR
 
 .PHONY: sim
 sim: setup ## whole clusters on simulated time, network and disks, by seed (ARGS="--minutes 60" ...)
-	@# Apart, since tokio is built so that what it draws can be said: the same seed is then the same run.
-	@$(WITH) cargo run --quiet --package kontiki-sim --target-dir target/sim \
-	  --config 'target."cfg(all())".rustflags=["--cfg", "tokio_unstable"]' -- $(ARGS)
+	@$(WITH) cargo run --quiet --package kontiki-sim -- $(ARGS)
 
 .PHONY: mutants
 mutants: setup ## plant bugs in a copy of the tree; each must be caught (ARGS="vote-not-persisted" for one)

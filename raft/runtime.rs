@@ -2,9 +2,8 @@
 //!
 //! Election timeouts are drawn by chance. A thread that was given a seed draws them from it, and whatever
 //! touches the disk is done in place where the runtime has one thread only. So a cluster that runs on one
-//! thread and paused time does nearly the same for the same seed. What is left is tokio's own chance, by
-//! which it wakes one of several before the others: it can be chosen where tokio is built with
-//! `--cfg tokio_unstable` (`Builder::rng_seed`), as `make sim` builds it.
+//! thread and paused time does nearly the same for the same seed; nearly, because tokio's own chance, by
+//! which it wakes one of several before the others, cannot be chosen.
 //!
 //! Keeps: nobody has to ask for it. Without a seed and with several threads this is tokio, and chance is
 //! the operating system's.

@@ -37,7 +37,9 @@ pub struct Ended {
 /// Runs one seed on this thread. With `lying`, disks say that they synced and have not: that must be found.
 #[must_use]
 pub fn seed(seed: u64, lying: bool) -> Ended {
-    let ran = runtime(seed).map_err(|error| error.to_string()).and_then(|runtime| {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let ran = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
         // What panics below is a finding like any other, and the next seed goes on.
         catch_unwind(AssertUnwindSafe(|| {
             runtime.block_on(async {
@@ -52,18 +54,6 @@ pub fn seed(seed: u64, lying: bool) -> Ended {
         ended.verdict.violations.push(Violation { promise: "it goes on".into(), what });
         ended
     })
-}
-
-/// One thread, and time that stands still while there is something to do. Whom tokio wakes first of several
-/// that wait for one value it draws, from the seed where it lets us say so.
-fn runtime(seed: u64) -> std::io::Result<tokio::runtime::Runtime> {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_time().start_paused(true);
-    #[cfg(tokio_unstable)]
-    builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_be_bytes()));
-    #[cfg(not(tokio_unstable))]
-    let _ = seed;
-    builder.build()
 }
 
 async fn run(seed: u64, lying: bool) -> Result<Ended, String> {

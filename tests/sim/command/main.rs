@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use kontiki_faults::check::Violation;
 use kontiki_faults::ledger::{self, Line};
 use kontiki_sim::run::{self, Ended};
 use tokio::time::Instant;
@@ -34,9 +33,6 @@ struct Flags {
     /// Disks acknowledge what they did not sync: fails unless that is caught
     #[arg(long)]
     lying_disks: bool,
-    /// Run each seed twice: fails where the second run is not the first
-    #[arg(long)]
-    twice: bool,
     /// Stop at the first seed that fails
     #[arg(long)]
     stop: bool,
@@ -67,11 +63,7 @@ fn main() -> ExitCode {
         if enough || (flags.stop && !sum.failed.is_empty()) {
             break;
         }
-        let mut ended = run::seed(seed, flags.lying_disks);
-        if flags.twice {
-            let again = run::seed(seed, flags.lying_disks);
-            ended.verdict.violations.extend(difference(&ended, &again));
-        }
+        let ended = run::seed(seed, flags.lying_disks);
         tell(seed, &ended, flags.verbose);
         sum.add(seed, &ended);
     }
@@ -108,23 +100,6 @@ fn main() -> ExitCode {
         }
     }
     if sum.failed.is_empty() == flags.lying_disks { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-}
-
-/// Where the history of a seed is not that of the same seed.
-fn difference(one: &Ended, again: &Ended) -> Option<Violation> {
-    let written = |ended: &Ended| format!("{:?}", ended.history);
-    let (one, again) = (written(one), written(again));
-    (one != again).then(|| {
-        let same = one.bytes().zip(again.bytes()).take_while(|(a, b)| a == b).count();
-        Violation {
-            promise: "a seed is a run".into(),
-            what: format!(
-                "histories of {} and {} bytes are alike for {same}",
-                one.len(),
-                again.len()
-            ),
-        }
-    })
 }
 
 #[derive(Default)]
