@@ -4,7 +4,7 @@ use std::process::Command;
 
 fn told(seed: &str) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_sim"))
-        .args(["--one", seed, "--rounds", "4", "--members", "3"])
+        .args(["--one", seed, "--rounds", "2", "--members", "3"])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
