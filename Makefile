@@ -52,11 +52,13 @@ bench-etcd: build ## measure the store's port beside Debian's etcd, both over TL
 
 .PHONY: faults
 faults: build ## break clusters of real processes and judge what clients saw (ARGS="--members 5 --minutes 30" ...)
-	@$(WITH) cargo run --release --quiet --package kontiki-faults -- $(ARGS)
+	@$(WITH) cargo build --release --quiet --workspace --bin faults
+	@target/release/faults $(ARGS)
 
 .PHONY: sim
 sim: setup ## whole clusters on simulated time, network and disks, by seed (ARGS="--minutes 60" ...)
-	@$(WITH) cargo run --quiet --package kontiki-sim -- $(ARGS)
+	@$(WITH) cargo build --release --quiet --workspace --bin sim
+	@target/release/sim $(ARGS)
 
 .PHONY: mutants
 mutants: setup ## plant bugs in a copy of the tree; each must be caught (ARGS="vote-not-persisted" for one)
@@ -64,7 +66,8 @@ mutants: setup ## plant bugs in a copy of the tree; each must be caught (ARGS="v
 
 .PHONY: ledger
 ledger: setup ## make docs/ledger.md of tests/ledger.jsonl
-	@$(WITH) cargo run --quiet --package kontiki-faults -- --page tests/ledger.jsonl > docs/ledger.md
+	@$(WITH) cargo build --release --quiet --workspace --bin faults
+	@target/release/faults --page tests/ledger.jsonl > docs/ledger.md
 
 .PHONY: fix
 fix: setup ## let the formatter and clippy change what they can

@@ -2,13 +2,15 @@
 //!
 //! Keeps: nothing is asked twice. What was not answered in time stays unknown.
 
+mod crowd;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{
     Client as Connection, Compare, CompareOp, DeleteOptions, Error, Event as WireEvent, EventType,
     GetOptions, KeyValue, LeaseGrantOptions, LockOptions, PutOptions, Txn, TxnOp, TxnOpResponse,
-    WatchOptions,
+    WatchOptions, WatchResponse,
 };
 use parking_lot::Mutex;
 use rand::RngExt;
@@ -172,14 +174,7 @@ impl Client {
                 tokio::select! {
                     message = stream.message() => {
                         let Ok(Some(message)) = message else { return true };
-                        let notice = Notice {
-                            at: self.recorder.now(),
-                            revision: unsigned(message.header().map_or(0, |it| it.revision())),
-                            created: message.created(),
-                            canceled: message.canceled(),
-                            compacted: unsigned(message.compact_revision()),
-                            events: message.events().iter().filter_map(event).collect(),
-                        };
+                        let notice = notice(&message, self.recorder.now());
                         let end = notice.canceled || enough(&notice);
                         session.notices.push(notice);
                         if end {
@@ -200,10 +195,25 @@ impl Client {
         session
     }
 
+    fn forget_connection(&mut self) {
+        self.connection = None;
+    }
+
     pub fn record(&self, session: Session) {
         if !session.notices.is_empty() {
             self.recorder.add(&Record::Session(session));
         }
+    }
+}
+
+fn notice(message: &WatchResponse, at: u64) -> Notice {
+    Notice {
+        at,
+        revision: unsigned(message.header().map_or(0, |it| it.revision())),
+        created: message.created(),
+        canceled: message.canceled(),
+        compacted: unsigned(message.compact_revision()),
+        events: message.events().iter().filter_map(event).collect(),
     }
 }
 

@@ -3,7 +3,9 @@
 //! Keeps: the same seed draws the same faults, as far as the cluster answers alike. When `heal` returns,
 //! nothing is cut, paused, full or down any more.
 
-use std::collections::BTreeSet;
+mod disks;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -58,10 +60,24 @@ pub enum Kind {
     Save,
     /// History is forgotten.
     Compact,
+    /// Each sync of one takes long.
+    SlowDisk,
+    /// Writes and syncs of one fail: it must stop by itself.
+    FailingDisk,
+    /// The wall clock of some jumps by an hour, forth or back, and back again.
+    Clock,
+    /// The power of one goes, and with it what was not synced. Needs root.
+    PowerCut,
+    /// The power of all goes at once. Needs root.
+    PowerCutAll,
+    /// What one holds is damaged while it is down.
+    Damage,
+    /// The same, and the leader is killed meanwhile.
+    DamageAndKillLeader,
 }
 
 impl Kind {
-    /// What needs nothing but the right to start processes.
+    /// What needs no root.
     pub const USUAL: [Kind; 17] = [
         Kind::Kill,
         Kind::KillLeader,
@@ -82,6 +98,17 @@ impl Kind {
         Kind::Compact,
     ];
 
+    /// Members that this is done to are started with a page.
+    #[must_use]
+    pub fn needs_page(self) -> bool {
+        matches!(self, Kind::SlowDisk | Kind::FailingDisk | Kind::Clock)
+    }
+
+    #[must_use]
+    pub fn cuts_power(self) -> bool {
+        matches!(self, Kind::PowerCut | Kind::PowerCutAll)
+    }
+
     #[must_use]
     pub fn name(self) -> String {
         clap::ValueEnum::to_possible_value(&self)
@@ -96,6 +123,8 @@ enum Undo {
     Resume(Member),
     Join(Vec<(Member, Member)>),
     Calm,
+    /// What was asked of these by their pages is over; who stopped of it is started.
+    Passes(Vec<Member>),
     Empty(PathBuf, Member),
     Nothing,
 }
@@ -105,6 +134,9 @@ struct Active {
     until: Instant,
     undo: Undo,
 }
+
+/// What a member says that ends because its disk takes far too long, as it is meant to.
+const STALLED: &str = "the log's disk took longer than";
 
 /// Faults that are at work at one time.
 const ACTIVE_MAX: usize = 2;
@@ -121,7 +153,10 @@ pub struct Faults {
     pub fallen: Vec<String>,
     /// What an operator tried and was not given.
     pub failed: Vec<String>,
-    pub done: usize,
+    /// How often each was begun.
+    pub counts: BTreeMap<String, usize>,
+    /// How often a process ended by itself, with reason or without.
+    pub fell: usize,
 }
 
 impl Faults {
@@ -136,8 +171,13 @@ impl Faults {
             copy: None,
             fallen: Vec::new(),
             failed: Vec::new(),
-            done: 0,
+            counts: BTreeMap::new(),
+            fell: 0,
         }
+    }
+
+    fn count(&mut self, what: &str) {
+        *self.counts.entry(what.to_owned()).or_default() += 1;
     }
 
     fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
@@ -199,15 +239,22 @@ impl Faults {
     /// Processes that ended by themselves are noted, and started again.
     pub fn look_after(&mut self, cluster: &mut Cluster) {
         for (member, how) in cluster.fallen() {
-            let full =
-                self.active.iter().any(|it| matches!(it.undo, Undo::Empty(_, on) if on == member));
+            let may = self.active.iter().any(|it| match &it.undo {
+                Undo::Empty(_, on) => *on == member,
+                Undo::Passes(on) => it.fault.what == "failing-disk" && on.contains(&member),
+                _ => false,
+            });
             let now = self.recorder.now();
             self.note("fell", vec![member], now, now);
-            if full {
-                // It is started again when there is room.
+            self.fell += 1;
+            if may {
+                // It is started again when its disk is well.
                 continue;
             }
-            self.fallen.push(format!("m{member} ended: {how}"));
+            // One that stood still in the midst of a write cannot tell that from a disk that did.
+            if !how.contains(STALLED) {
+                self.fallen.push(format!("m{member} ended: {how}"));
+            }
             self.start(cluster, member);
         }
     }
@@ -232,6 +279,20 @@ impl Faults {
                 (now.delay, now.jitter) = (Duration::ZERO, Duration::ZERO);
                 now.lost_per_mille = 0;
             }),
+            Undo::Passes(members) => {
+                self.look_after(cluster);
+                for member in members {
+                    let calm = cluster.host(member).page.as_ref().map(|page| page.calm());
+                    if let Some(Err(error)) = calm {
+                        self.failed.push(error);
+                    }
+                    // What failed is not written to again by the process that saw it.
+                    if active.fault.what == "failing-disk" {
+                        cluster.kill(member).await;
+                    }
+                    self.start(cluster, member);
+                }
+            }
             Undo::Empty(file, member) => {
                 if let Err(error) = std::fs::remove_file(&file) {
                     self.failed.push(format!("{}: {error}", file.display()));
@@ -353,6 +414,51 @@ impl Faults {
                 Ok(file) => Undo::Empty(file, one),
                 Err(error) => return self.failed.push(error),
             },
+            Kind::SlowDisk => {
+                let delay = self.millis(20..400);
+                let page = cluster.host(one).page.as_ref();
+                if let Some(Err(error)) = page.map(|page| page.slow(delay)) {
+                    return self.failed.push(error);
+                }
+                Undo::Passes(vec![one])
+            }
+            Kind::FailingDisk => {
+                if let Err(error) = self.fail_disk(cluster, one) {
+                    return self.failed.push(error);
+                }
+                lasts = self.millis(3000..9000);
+                Undo::Passes(vec![one])
+            }
+            Kind::Clock => {
+                touched =
+                    running.iter().copied().filter(|_| self.random.random_bool(0.5)).collect();
+                for member in &touched {
+                    let by = self.random.random_range(-3600..=3600);
+                    let page = cluster.host(*member).page.as_ref();
+                    if let Some(Err(error)) = page.map(|page| page.clock(by)) {
+                        self.failed.push(error);
+                    }
+                }
+                Undo::Passes(touched.clone())
+            }
+            Kind::PowerCut | Kind::PowerCutAll => {
+                touched = if kind == Kind::PowerCut { vec![one] } else { running };
+                if let Err(error) = cluster.cut_power(&touched).await {
+                    self.failed.push(error);
+                }
+                lasts = self.millis(100..3000);
+                Undo::Start(touched.clone())
+            }
+            Kind::Damage | Kind::DamageAndKillLeader => {
+                // One copy is damaged at a time, and the others are whole.
+                if !self.active.is_empty() || members.len() < 3 || running.len() < members.len() {
+                    return;
+                }
+                let leader = kind == Kind::DamageAndKillLeader;
+                touched = self.damage(cluster, one, leader, &ground.doors).await;
+                lasts = Duration::ZERO;
+                Undo::Nothing
+            }
             Kind::Replace => {
                 // An operator does this to a cluster that is well.
                 if cluster.target == Target::Etcd || !self.active.is_empty() || members.len() < 3 {
@@ -385,7 +491,7 @@ impl Faults {
                 Undo::Nothing
             }
         };
-        self.done += 1;
+        self.count(&kind.name());
         let fault = Fault { what: kind.name(), members: touched, from, until: from };
         self.active.push(Active { fault, until: Instant::now() + lasts, undo });
     }

@@ -241,6 +241,20 @@ impl History {
         }
     }
 
+    /// Writes all records, to be read again.
+    pub fn write(&self, path: &Path) -> Result<(), String> {
+        let recorder = Recorder::create(path)?;
+        let History { run, operations, sessions, leases, faults, rest } = self.clone();
+        run.into_iter().for_each(|run| recorder.add(&Record::Run(run)));
+        operations.into_iter().for_each(|it| recorder.add(&Record::Operation(it)));
+        sessions.into_iter().for_each(|it| recorder.add(&Record::Session(it)));
+        leases.into_iter().for_each(|it| recorder.add(&Record::Lease(it)));
+        faults.into_iter().for_each(|it| recorder.add(&Record::Fault(it)));
+        recorder.add(&Record::Rest(rest));
+        recorder.finish();
+        Ok(())
+    }
+
     pub fn read(path: &Path) -> Result<History, String> {
         let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let mut history = History::default();

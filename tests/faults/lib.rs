@@ -10,12 +10,17 @@
 pub mod check;
 pub mod client;
 pub mod cluster;
-mod disk;
+pub mod disk;
 pub mod fault;
 pub mod gap;
 pub mod history;
 pub mod ledger;
+#[cfg(test)]
+mod mutants;
 pub mod network;
+pub mod preload;
 pub mod report;
+pub mod rights;
 pub mod run;
+pub mod sweep;
 pub mod workload;

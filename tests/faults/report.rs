@@ -36,7 +36,7 @@ pub fn write(folder: &Path, ended: &Ended) -> Result<(), String> {
     let report = Report {
         run: &history.run,
         verdict: &ended.verdict,
-        faults: ended.faults,
+        faults: ended.faults.values().sum(),
         failed_commands: &ended.failed,
         latency_p50_ms: millis(quantile(&latencies, 0.5)),
         latency_p99_ms: millis(quantile(&latencies, 0.99)),

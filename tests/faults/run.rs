@@ -1,6 +1,6 @@
 //! One run: a cluster is started, worked on and broken, healed, looked at, and judged.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::check::{self, Verdict};
 use crate::client::{Doors, stored, unsigned};
-use crate::cluster::{Cluster, PATIENCE, Target};
+use crate::cluster::{Cluster, Footing, PATIENCE, Target};
+use crate::disk::Disks;
 use crate::fault::{Faults, Kind};
 use crate::history::{Ask, History, Outcome, Record, Recorder, Rest, Run, Step, Stored};
 use crate::workload::{self, Ground, PREFIX, Witnesses, Workload};
@@ -26,6 +27,8 @@ pub struct Options {
     pub seed: u64,
     pub faults: Vec<Kind>,
     pub workloads: Vec<Workload>,
+    /// Disks say that they have synced what they have not.
+    pub lying: bool,
     /// How long each client rests between two requests, at most.
     pub rest_max: Duration,
     /// Where the cluster lives and the history is written.
@@ -37,7 +40,10 @@ pub struct Ended {
     pub verdict: Verdict,
     /// Refused or failed commands of an operator: told, and no violation.
     pub failed: Vec<String>,
-    pub faults: usize,
+    /// How often each fault was begun.
+    pub faults: BTreeMap<String, usize>,
+    /// How often a process ended by itself.
+    pub fell: usize,
 }
 
 /// Leases that ended in the last second have this long to take their keys with them.
@@ -50,17 +56,13 @@ pub async fn run(options: &Options) -> Result<Ended, String> {
     let recorder = Recorder::create(&file)?;
     recorder.add(&Record::Run(described(options).await));
     let number = (std::process::id() as u16) ^ (options.seed as u16).rotate_left(3);
-    let small_disks = options.faults.contains(&Kind::DiskFull);
+    let disks = disks(&options.faults);
+    let pages = options.lying || options.faults.iter().any(|kind| kind.needs_page());
+    let footing = Footing { disks, pages, lying: options.lying };
     let root = folder.join("cluster");
-    let mut cluster = Cluster::start(
-        options.target,
-        &options.binary,
-        &root,
-        options.members,
-        number,
-        small_disks,
-    )
-    .await?;
+    let mut cluster =
+        Cluster::start(options.target, &options.binary, &root, options.members, number, footing)
+            .await?;
     let mut faults = Faults::new(options.faults.clone(), options.seed, recorder.clone());
     let rest = drive(options, &mut cluster, &mut faults, &recorder).await?;
     recorder.add(&Record::Rest(rest));
@@ -71,7 +73,19 @@ pub async fn run(options: &Options) -> Result<Ended, String> {
     drop(cluster);
     let history = History::read(&file)?;
     let verdict = check::judge(&history);
-    Ok(Ended { history, verdict, failed: faults.failed, faults: faults.done })
+    Ok(Ended { history, verdict, failed: faults.failed, faults: faults.counts, fell: faults.fell })
+}
+
+/// What members must stand on for these.
+#[must_use]
+pub fn disks(faults: &[Kind]) -> Disks {
+    if faults.iter().any(|kind| kind.cuts_power()) {
+        Disks::Cuttable
+    } else if faults.contains(&Kind::DiskFull) {
+        Disks::Small
+    } else {
+        Disks::Plain
+    }
 }
 
 async fn described(options: &Options) -> Run {
@@ -232,13 +246,13 @@ pub fn outcomes(history: &History) -> HashMap<String, [usize; 3]> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use clap::ValueEnum;
 
     use super::*;
 
     /// The binary that the workspace's tests are built with.
-    fn binary() -> PathBuf {
+    pub(crate) fn binary() -> PathBuf {
         let own = std::env::current_exe().unwrap();
         let binary = own.parent().and_then(Path::parent).unwrap().join("kontiki");
         assert!(binary.exists(), "build {} first: `cargo build`", binary.display());
@@ -257,6 +271,7 @@ mod tests {
             seed: 1,
             faults: Kind::USUAL.into_iter().filter(|kind| *kind != Kind::Replace).collect(),
             workloads: Workload::value_variants().to_vec(),
+            lying: false,
             rest_max: Duration::from_millis(100),
             folder: folder.path().to_owned(),
         };

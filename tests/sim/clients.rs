@@ -6,24 +6,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kontiki_faults::history::{
-    Answer, Ask, Event, Guard, History, LeaseAsk, LeaseOperation, LeaseOutcome, Micros, Notice,
-    Operation, Outcome, Session, Step, Stored,
+    Answer, Ask, Guard, History, LeaseAsk, LeaseOperation, LeaseOutcome, Micros, Operation,
+    Outcome, Step, Stored,
 };
 use kontiki_raft::Error;
 use kontiki_raft::replica::{Freshness, Replica};
-use kontiki_storage::record::{EventKind, KeyValue};
+use kontiki_storage::record::KeyValue;
 use kontiki_storage::request::{
     Command, Compare, Delete, KeyRange, Operand, Operation as StoreOperation, OperationAnswer,
     Outcome as StoreOutcome, Put, Range, Relation, Transaction,
 };
-use kontiki_storage::watch::Request;
 use kontiki_storage::{LeaseId, Revision};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep, timeout};
 
-const PREFIX: &str = "t/";
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PREFIX: &str = "t/";
 const KEYS: u64 = 8;
 /// A register's operations are searched: its history stays short.
 const REGISTER_LIFE: u64 = 150;
@@ -35,21 +33,28 @@ pub struct Ground {
     doors: RefCell<Vec<(u64, Replica)>>,
     began: Instant,
     counter: Cell<u64>,
+    /// How long a client rests between two requests, at most, and how long it waits for an answer.
+    pub rest_max: Duration,
+    patience: Duration,
     pub newest: Cell<u64>,
     pub compacted: Cell<u64>,
+    pub snapshots: Cell<u64>,
     pub stop: Cell<bool>,
 }
 
 impl Ground {
     #[must_use]
-    pub fn new() -> Rc<Ground> {
+    pub fn new(rest_max: Duration, patience: Duration) -> Rc<Ground> {
         Rc::new(Ground {
             history: RefCell::default(),
             doors: RefCell::default(),
             began: Instant::now(),
             counter: Cell::new(0),
+            rest_max,
+            patience,
             newest: Cell::new(1),
             compacted: Cell::new(0),
+            snapshots: Cell::new(0),
             stop: Cell::new(false),
         })
     }
@@ -64,7 +69,7 @@ impl Ground {
         *self.doors.borrow_mut() = doors;
     }
 
-    fn door(&self, random: &mut StdRng) -> Option<(u64, Replica)> {
+    pub(crate) fn door(&self, random: &mut StdRng) -> Option<(u64, Replica)> {
         let doors = self.doors.borrow();
         (!doors.is_empty()).then(|| doors[random.random_range(0..doors.len())].clone())
     }
@@ -91,7 +96,7 @@ fn text(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn stored(kv: &KeyValue) -> (String, Stored) {
+pub(crate) fn stored(kv: &KeyValue) -> (String, Stored) {
     let stored = Stored {
         value: text(&kv.value),
         created: kv.created.0,
@@ -169,9 +174,9 @@ fn failed(error: &Error) -> Outcome {
 }
 
 pub struct Client {
-    ground: Rc<Ground>,
-    number: u32,
-    random: StdRng,
+    pub(crate) ground: Rc<Ground>,
+    pub(crate) number: u32,
+    pub(crate) random: StdRng,
 }
 
 impl Client {
@@ -184,7 +189,7 @@ impl Client {
     pub async fn ask(&mut self, workload: &str, ask: Ask) -> Option<Outcome> {
         let (member, replica) = self.ground.door(&mut self.random)?;
         let call = self.ground.now();
-        let outcome = match timeout(PATIENCE, perform(&replica, &ask)).await {
+        let outcome = match timeout(self.ground.patience, perform(&replica, &ask)).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => failed(&error),
             Err(_) => Outcome::Unknown("no answer".into()),
@@ -206,8 +211,8 @@ impl Client {
         Some(outcome)
     }
 
-    async fn rest(&mut self) {
-        sleep(Duration::from_millis(self.random.random_range(1..60))).await;
+    pub(crate) async fn rest(&mut self) {
+        sleep(self.ground.rest_max.mul_f64(self.random.random_range(0.02..1.0))).await;
     }
 
     /// Everything there is to do with keys, drawn anew each time.
@@ -250,7 +255,7 @@ impl Client {
         let key = format!("t/x/{}", random.random_range(0..KEYS));
         let other = format!("t/x/{}", random.random_range(0..KEYS));
         let all = |at| Step::Get { key: "t/x/".into(), end: Some("t/x0".into()), at };
-        match random.random_range(0..24) {
+        match random.random_range(0..26) {
             0..3 => ("set", alone(put(&format!("t/s/{number}"), format!("s{number}")))),
             kind @ 3..10 => {
                 let key = format!("t/r/{}", number / REGISTER_LIFE);
@@ -292,6 +297,16 @@ impl Client {
                 let oldest = self.ground.compacted.get().max(2).min(newest);
                 ("transaction", alone(all(random.random_range(oldest..=newest))))
             }
+            // The past, read where something is written too: members must agree whether it is forgotten.
+            22..24 => {
+                let newest = self.ground.newest.get();
+                let oldest = self.ground.compacted.get().saturating_sub(20).max(2).min(newest);
+                let then = vec![
+                    put(&key, format!("x{number}")),
+                    all(random.random_range(oldest..=newest)),
+                ];
+                ("transaction", Ask { then, ..Ask::default() })
+            }
             _ if key != other => {
                 let then = vec![
                     put(&key, format!("x{number}")),
@@ -325,7 +340,7 @@ impl Client {
                 }
             })
         };
-        let outcome = match timeout(PATIENCE, asked).await {
+        let outcome = match timeout(self.ground.patience, asked).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => LeaseOutcome::Unknown(error.to_string()),
             Err(_) => LeaseOutcome::Unknown("no answer".into()),
@@ -362,56 +377,5 @@ impl Client {
             }
             self.rest().await;
         }
-    }
-
-    /// Watches all keys from the first change on, at one member after another, until it has seen `last`.
-    pub async fn witness(mut self, last: Rc<Cell<u64>>, reached: Rc<Cell<u64>>) {
-        let mut next = 1;
-        let seen_all = |next: u64| last.get() > 0 && next > last.get();
-        while !seen_all(next) {
-            let Some((member, replica)) = self.ground.door(&mut self.random) else {
-                sleep(Duration::from_millis(20)).await;
-                continue;
-            };
-            let prefix = Bytes::from_static(PREFIX.as_bytes());
-            let mut request = Request::new(KeyRange::prefix(prefix)).from(Revision(next));
-            request.previous = true;
-            let mut watcher = replica.watch(request);
-            drop(replica);
-            let mut session = Session {
-                watcher: self.number,
-                member: u32::try_from(member).unwrap_or_default(),
-                prefix: PREFIX.to_owned(),
-                from: next,
-                previous: true,
-                witness: true,
-                ..Session::default()
-            };
-            let life = Duration::from_millis(self.random.random_range(200..5000));
-            let until = Instant::now() + life;
-            while !seen_all(next) {
-                let delivery = match tokio::time::timeout_at(until, watcher.next()).await {
-                    Ok(Ok(delivery)) => delivery,
-                    Ok(Err(_)) | Err(_) => break,
-                };
-                let events: Vec<Event> = delivery.events.iter().map(|it| event(it)).collect();
-                next = next.max(delivery.revision.0 + 1);
-                reached.set(next - 1);
-                let (at, revision) = (self.ground.now(), delivery.revision.0);
-                session.notices.push(Notice { at, revision, events, ..Notice::default() });
-            }
-            self.ground.history.borrow_mut().sessions.push(session);
-            sleep(Duration::from_millis(1)).await;
-        }
-    }
-}
-
-fn event(event: &kontiki_storage::Event) -> Event {
-    let (key, now) = stored(&event.kv);
-    Event {
-        key,
-        revision: now.modified,
-        now: (event.kind == EventKind::Put).then_some(now),
-        previous: event.previous.as_ref().map(|kv| stored(kv).1),
     }
 }

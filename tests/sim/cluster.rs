@@ -1,6 +1,6 @@
 //! Members over disks in memory and a network in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +10,23 @@ use kontiki_raft::network::memory::Network;
 use kontiki_raft::replica::{Config, Parts, Replica, Role};
 use kontiki_raft::{ClusterId, Error, NodeId, Peer};
 use kontiki_storage::directory::{Directory, Expect, Identity};
-use kontiki_storage::engine::memory::{MemoryDisk, MemoryFactory};
+use kontiki_storage::engine::memory::{self, MemoryDisk, MemoryFactory};
 use kontiki_storage::engine::{Engine, Open, Retain};
+use kontiki_storage::watch;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use crate::swarm::Mix;
+
+pub const PATIENCE: Duration = Duration::from_secs(180);
 const CLUSTER: ClusterId = ClusterId(0xc1);
 
 /// A state's disk outlives the process; what is opened to look at a snapshot is new each time.
 struct Engines {
     states: MemoryFactory,
     seed: u64,
+    /// As in [`memory::Faults`].
+    reclaim_one_in: u32,
     opened: Mutex<Option<PathBuf>>,
 }
 
@@ -41,7 +46,12 @@ impl Open for Engines {
             return MemoryFactory::new(self.seed).open(directory, retain);
         }
         *self.opened.lock() = Some(directory.to_owned());
-        self.states.open(directory, retain)
+        let engine = self.states.open(directory, retain)?;
+        if let Some(disk) = self.states.disk(directory) {
+            let reclaim_one_in = self.reclaim_one_in;
+            disk.set_faults(memory::Faults { reclaim_one_in, ..memory::Faults::default() });
+        }
+        Ok(engine)
     }
 }
 
@@ -60,9 +70,20 @@ pub struct Cluster {
     seed: u64,
     /// Disks say that they have synced what they have not.
     lying: bool,
+    reclaim_one_in: u32,
+    ring_bytes: usize,
     next: u64,
     pub power_cuts: u64,
+    /// Whose disks were made to fail: they are to stop.
+    pub failing: BTreeSet<u64>,
     root: tempfile::TempDir,
+}
+
+/// In memory where there is such a place: what is synced here costs nothing and proves nothing.
+fn root() -> Result<tempfile::TempDir, String> {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.map_err(|error| format!("a directory for members: {error}"))
 }
 
 fn told<T>(result: Result<T, Error>, what: &str) -> Result<T, String> {
@@ -70,16 +91,19 @@ fn told<T>(result: Result<T, Error>, what: &str) -> Result<T, String> {
 }
 
 impl Cluster {
-    pub async fn of(size: u64, seed: u64, config: Config, lying: bool) -> Result<Cluster, String> {
+    pub async fn of(mix: &Mix, seed: u64, lying: bool) -> Result<Cluster, String> {
         let mut cluster = Cluster {
             network: Network::new(seed),
             members: BTreeMap::new(),
-            config,
+            config: mix.config.clone(),
             seed,
             lying,
+            reclaim_one_in: mix.reclaim_one_in,
+            ring_bytes: mix.ring_bytes,
             next: 1,
             power_cuts: 0,
-            root: tempfile::tempdir().map_err(|error| error.to_string())?,
+            failing: BTreeSet::new(),
+            root: root()?,
         };
         let first = cluster.prepare();
         cluster.start(first).await?;
@@ -87,7 +111,7 @@ impl Cluster {
         let replica = cluster.replica(first)?.clone();
         told(replica.bootstrap(member.peer.clone()).await, "bootstrap")?;
         drop(replica);
-        for _ in 1..size {
+        for _ in 1..mix.members {
             cluster.join().await?;
         }
         Ok(cluster)
@@ -98,11 +122,11 @@ impl Cluster {
         let id = self.next;
         self.next += 1;
         let log_disk = SimDisk::new(self.seed + id);
-        let faults = log::Faults { lying_sync: self.lying, ..log::Faults::default() };
-        log_disk.set_faults(faults);
+        log_disk.set_faults(self.disk_faults());
         let engines = Engines {
             states: MemoryFactory::new(self.seed + id),
             seed: self.seed + id,
+            reclaim_one_in: self.reclaim_one_in,
             opened: Mutex::new(None),
         };
         let member = Member {
@@ -118,6 +142,22 @@ impl Cluster {
         };
         self.members.insert(id, member);
         id
+    }
+
+    fn disk_faults(&self) -> log::Faults {
+        log::Faults { lying_sync: self.lying, ..log::Faults::default() }
+    }
+
+    /// From now on the log of a member meets this.
+    pub fn fail_disk(&mut self, id: u64, faults: log::Faults) {
+        self.failing.insert(id);
+        self.members[&id].log_disk.set_faults(faults);
+    }
+
+    /// What a member's own directory says is wrong with it.
+    pub fn condemned(&self, id: u64) -> Result<Option<String>, String> {
+        let condemned = self.directory(id)?.condemned();
+        condemned.map_err(|error| format!("member {id}: {error}"))
     }
 
     fn directory(&self, id: u64) -> Result<Directory, String> {
@@ -138,7 +178,10 @@ impl Cluster {
         let parts = Parts {
             directory,
             engine: member.engines.clone(),
-            store: kontiki_storage::Options::default(),
+            store: kontiki_storage::Options {
+                watch: watch::Options { ring_bytes: self.ring_bytes, ..watch::Options::default() },
+                ..kontiki_storage::Options::default()
+            },
             log_disk: Arc::new(member.log_disk.clone()),
             log: log::Options {
                 segment_bytes: 4 << 20,
@@ -206,11 +249,11 @@ impl Cluster {
 
     /// The power of one machine goes: what was not synced may be lost.
     pub async fn crash(&mut self, id: u64) -> Result<(), String> {
-        self.power_cuts += 1;
-        let seed = self.seed ^ self.power_cuts;
         self.network.close(NodeId(id));
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
         let Some(replica) = member.replica.take() else { return Ok(()) };
+        self.power_cuts += 1;
+        let seed = self.seed ^ self.power_cuts;
         member.log_disk.cut_power_after(1);
         replica.kill().await;
         drop(replica);
@@ -224,10 +267,18 @@ impl Cluster {
         }
         let member = &self.members[&id];
         member.log_disk.crash(seed);
+        member.log_disk.set_faults(self.disk_faults());
+        self.failing.remove(&id);
+        let member = &self.members[&id];
         if let Some(disk) = member.engines.disk() {
             disk.crash();
         }
         Ok(())
+    }
+
+    #[must_use]
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_millis(self.config.heartbeat_ms)
     }
 
     pub fn replica(&self, id: u64) -> Result<&Replica, String> {

@@ -5,11 +5,13 @@
 //! members are cut off and stand still. Each seed draws its own mix. In the end everything heals, and the
 //! cluster must go on. What clients saw is judged as that of real processes is (`kontiki_faults::check`).
 //!
-//! Keeps: a seed decides faults, delays, elections and what clients do. What it does not decide is whom of
-//! several that wait tokio wakes first: so a seed is nearly a run, and one that fails is to be tried a few
-//! times.
+//! Keeps: a seed decides everything, whom of several that wait tokio wakes first included, in a process
+//! that runs that seed alone (`chance.c` takes the place of the kernel's chance). So one that fails is had
+//! again by its number.
 
 pub mod clients;
 pub mod cluster;
+pub mod damage;
 pub mod run;
 pub mod swarm;
+pub mod watchers;

@@ -13,37 +13,87 @@ use kontiki_storage::Revision;
 use kontiki_storage::request::{Command, KeyRange, Range};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, timeout};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::clients::{Client, Ground};
 use crate::cluster::{Cluster, PATIENCE};
+use crate::damage;
 use crate::swarm::{self, Kind, Mix};
 
 /// A run that takes longer than this of its own time has come to a stand.
-const RUN_MAX: Duration = Duration::from_secs(3600);
+const RUN_MAX: Duration = Duration::from_secs(4 * 3600);
 const CLIENTS: u32 = 5;
+const WATCHERS: u32 = 3;
 const WITNESSES: u32 = 2;
+
+/// What befell a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub faults: u64,
+    pub power_cuts: u64,
+    /// Damaged logs, and how many of them their members refused; the others held nothing that counted.
+    pub damages: u64,
+    pub found: u64,
+    /// Disks that failed under a member that ran.
+    pub failed_disks: u64,
+    /// Members that came or went for good.
+    pub changes: u64,
+    /// Watchers that were cut because a snapshot took the place of their member's state.
+    pub snapshots: u64,
+}
 
 #[derive(Default)]
 pub struct Ended {
     pub verdict: Verdict,
     pub history: History,
     pub simulated: Duration,
-    pub faults: u64,
-    pub power_cuts: u64,
+    pub counts: Counts,
 }
 
-/// Runs one seed on this thread. With `lying`, disks say that they synced and have not: that must be found.
+impl Ended {
+    /// A number that is the same for runs in which everybody asked and saw the same at the same time.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        let History { operations, sessions, leases, faults, .. } = &self.history;
+        for part in [
+            serde_json::to_vec(operations),
+            serde_json::to_vec(sessions),
+            serde_json::to_vec(leases),
+            serde_json::to_vec(faults),
+        ] {
+            hash.update(&part.unwrap_or_default());
+        }
+        hash.digest()
+    }
+}
+
+/// What is decided beforehand and not drawn by the seed.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// Disks say that they synced and have not: that must be found.
+    pub lying: bool,
+    /// These faults alone.
+    pub only: Vec<Kind>,
+    pub members: Option<u64>,
+    pub rounds: Option<usize>,
+    /// Entries of log that members keep behind what is durable; who lags further is sent a snapshot.
+    pub kept: Option<u64>,
+}
+
+/// Runs one seed on this thread.
 #[must_use]
-pub fn seed(seed: u64, lying: bool) -> Ended {
+pub fn seed(seed: u64, choice: &Choice) -> Ended {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let ran = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
         // What panics below is a finding like any other, and the next seed goes on.
         catch_unwind(AssertUnwindSafe(|| {
             runtime.block_on(async {
-                let limited = timeout(RUN_MAX, run(seed, lying)).await;
+                let limited = timeout(RUN_MAX, run(seed, choice)).await;
                 limited.unwrap_or_else(|_| Err(format!("it has not ended in {RUN_MAX:?}")))
             })
         }))
@@ -56,53 +106,47 @@ pub fn seed(seed: u64, lying: bool) -> Ended {
     })
 }
 
-async fn run(seed: u64, lying: bool) -> Result<Ended, String> {
+async fn run(seed: u64, choice: &Choice) -> Result<Ended, String> {
     let began = Instant::now();
     seed_this_thread(seed);
     let mut random = StdRng::seed_from_u64(seed);
     let mut mix = Mix::draw(&mut random);
+    let lying = choice.lying;
     if lying {
         mix.kinds = vec![Kind::PowerCut, Kind::PowerCutOfAll, Kind::Heal];
         mix.rounds = 20;
     }
-    let mut cluster = Cluster::of(mix.members, seed, mix.config.clone(), lying).await?;
-    let ground = Ground::new();
+    if !choice.only.is_empty() {
+        mix.kinds.clone_from(&choice.only);
+    }
+    mix.members = choice.members.unwrap_or(mix.members);
+    mix.rounds = choice.rounds.unwrap_or(mix.rounds);
+    if let Some(kept) = choice.kept {
+        mix.config.log_entries_kept = kept;
+        mix.config.flush_interval = mix.config.flush_interval.min(Duration::from_millis(200));
+    }
+    let mut cluster = Cluster::of(&mix, seed, lying).await?;
+    let ground = Ground::new(mix.rest_max, mix.patience());
     let last = Rc::new(Cell::new(0));
     let local = LocalSet::new();
     for number in 0..CLIENTS {
         local.spawn_local(Client::new(ground.clone(), number, seed).work());
     }
     local.spawn_local(Client::new(ground.clone(), 100, seed).lease());
+    for number in 0..WATCHERS {
+        local.spawn_local(Client::new(ground.clone(), 150 + number, seed).watch());
+    }
     let reached: Vec<Rc<Cell<u64>>> = (0..WITNESSES).map(|_| Rc::default()).collect();
     let mut witnesses = Vec::new();
     for (number, reached) in (200..).zip(&reached) {
         let client = Client::new(ground.clone(), number, seed);
         witnesses.push(local.spawn_local(client.witness(last.clone(), reached.clone())));
     }
-    let mut faults = 0;
+    let mut counts = Counts::default();
     let ran = local
         .run_until(async {
             for _ in 0..mix.rounds {
-                open(&ground, &cluster);
-                let kind = mix.kinds[random.random_range(0..mix.kinds.len())];
-                let from = ground.now();
-                let what = match kind {
-                    Kind::Compact => compact(&cluster, &ground, &reached).await,
-                    Kind::Replace => replace(&mut cluster, &ground).await?,
-                    _ => {
-                        if matches!(
-                            kind,
-                            Kind::PowerCut | Kind::PowerCutOfLeader | Kind::PowerCutOfAll
-                        ) {
-                            // A member that falls is to be let go of.
-                            ground.open(Vec::new());
-                        }
-                        swarm::befall(kind, &mut cluster, &mut random).await?
-                    }
-                };
-                faults += 1;
-                note(&ground, what, from);
-                open(&ground, &cluster);
+                round(&mix, &mut cluster, &ground, &reached, &mut random, &mut counts).await?;
                 let pause = random.random_range(10..mix.pause_max_ms);
                 sleep(Duration::from_millis(pause)).await;
                 for id in cluster.down() {
@@ -110,9 +154,9 @@ async fn run(seed: u64, lying: bool) -> Result<Ended, String> {
                         start(&mut cluster, id, lying).await?;
                     }
                 }
-                restart_those_that_stopped(&mut cluster, &ground, lying).await?;
+                restart_those_that_stopped(&mut cluster, &ground, &mut counts, lying).await?;
             }
-            let rest = settle(&mut cluster, &ground, &last, lying).await?;
+            let rest = settle(&mut cluster, &ground, &last, &mut counts, lying).await?;
             for witness in &mut witnesses {
                 if timeout(PATIENCE, witness).await.is_err() {
                     return Err("a witness does not come to the end".to_owned());
@@ -121,17 +165,63 @@ async fn run(seed: u64, lying: bool) -> Result<Ended, String> {
             Ok(rest)
         })
         .await;
-    let rest = ran?;
     drop(local);
     ground.open(Vec::new());
-    let mut history = ground.history.take();
-    history.rest = rest;
-    let verdict = check::judge(&history);
-    let power_cuts = cluster.power_cuts;
-    Ok(Ended { verdict, history, simulated: began.elapsed(), faults, power_cuts })
+    let history = ground.history.take();
+    counts.power_cuts = cluster.power_cuts;
+    counts.snapshots = ground.snapshots.get();
+    let simulated = began.elapsed();
+    let mut ended = Ended { history, simulated, counts, ..Ended::default() };
+    match ran {
+        Ok(rest) => {
+            ended.history.rest = rest;
+            ended.verdict = check::judge(&ended.history);
+        }
+        Err(what) => {
+            ended.verdict.violations.push(Violation { promise: "it goes on".into(), what })
+        }
+    }
+    Ok(ended)
 }
 
-fn open(ground: &Ground, cluster: &Cluster) {
+/// One fault, or an operator's deed.
+async fn round(
+    mix: &Mix,
+    cluster: &mut Cluster,
+    ground: &Rc<Ground>,
+    reached: &[Rc<Cell<u64>>],
+    random: &mut StdRng,
+    counts: &mut Counts,
+) -> Result<(), String> {
+    open(ground, cluster);
+    let kind = mix.kinds[random.random_range(0..mix.kinds.len())];
+    let from = ground.now();
+    let what = match kind {
+        Kind::Compact => compact(cluster, ground, reached).await,
+        Kind::Replace => {
+            whole(cluster, ground).await?;
+            let old = cluster.members.keys().next().copied().unwrap_or_default();
+            let fresh = stand_in(cluster, ground, old).await?;
+            counts.changes += 2;
+            format!("{fresh} for {old}")
+        }
+        Kind::Damage => damage::befall(cluster, ground, random, counts).await?,
+        Kind::PowerCut | Kind::PowerCutOfLeader | Kind::PowerCutOfAll | Kind::Blink => {
+            // A member that falls is to be let go of.
+            ground.open(Vec::new());
+            swarm::befall(kind, cluster, random).await?
+        }
+        _ => swarm::befall(kind, cluster, random).await?,
+    };
+    if !what.is_empty() {
+        counts.faults += 1;
+        note(ground, what, from);
+    }
+    open(ground, cluster);
+    Ok(())
+}
+
+pub(crate) fn open(ground: &Ground, cluster: &Cluster) {
     let doors =
         cluster.up().into_iter().filter_map(|id| Some((id, cluster.replica(id).ok()?.clone())));
     ground.open(doors.collect());
@@ -150,18 +240,25 @@ async fn start(cluster: &mut Cluster, id: u64, lying: bool) -> Result<(), String
     }
 }
 
-/// No disk fails here: who stops has found something wrong.
+/// Who stops though its disk did not fail has found something wrong.
 async fn restart_those_that_stopped(
     cluster: &mut Cluster,
     ground: &Ground,
+    counts: &mut Counts,
     lying: bool,
 ) -> Result<(), String> {
     for (id, reason) in cluster.stopped() {
-        if !lying {
+        let failed = cluster.failing.contains(&id);
+        if !lying && !failed {
             return Err(format!("member {id} stopped: {reason}"));
         }
+        counts.failed_disks += u64::from(failed);
         ground.open(Vec::new());
         cluster.crash(id).await?;
+        if failed {
+            cluster.start(id).await?;
+        }
+        open(ground, cluster);
     }
     Ok(())
 }
@@ -178,16 +275,29 @@ async fn compact(cluster: &Cluster, ground: &Ground, reached: &[Rc<Cell<u64>>]) 
     format!("history below {to} is forgotten")
 }
 
-/// An operator does this to a cluster that is well.
-async fn replace(cluster: &mut Cluster, ground: &Ground) -> Result<String, String> {
+/// Makes everything whole and waits until all members serve. Who they are.
+pub(crate) async fn whole(cluster: &mut Cluster, ground: &Ground) -> Result<Vec<u64>, String> {
     swarm::heal(cluster);
+    for id in cluster.failing.clone() {
+        ground.open(Vec::new());
+        cluster.crash(id).await?;
+    }
     for id in cluster.down() {
         cluster.start(id).await?;
     }
     open(ground, cluster);
     until_ready(cluster).await?;
+    Ok(cluster.up())
+}
+
+/// A new member comes in and `old` leaves for good, as an operator does it where all others are well.
+pub(crate) async fn stand_in(
+    cluster: &mut Cluster,
+    ground: &Ground,
+    old: u64,
+) -> Result<u64, String> {
+    until_ready(cluster).await?;
     let fresh = cluster.join().await?;
-    let old = cluster.members.keys().next().copied().unwrap_or(fresh);
     let doors = cluster.up().into_iter().filter(|id| *id != old);
     let doors = doors.filter_map(|id| Some((id, cluster.replica(id).ok()?.clone())));
     ground.open(doors.collect());
@@ -201,7 +311,7 @@ async fn replace(cluster: &mut Cluster, ground: &Ground) -> Result<String, Strin
         }
         sleep(Duration::from_millis(100)).await;
     }
-    Ok(format!("{fresh} for {old}"))
+    Ok(fresh)
 }
 
 async fn until_ready(cluster: &Cluster) -> Result<(), String> {
@@ -223,13 +333,18 @@ async fn settle(
     cluster: &mut Cluster,
     ground: &Rc<Ground>,
     last: &Cell<u64>,
+    counts: &mut Counts,
     lying: bool,
 ) -> Result<Rest, String> {
     swarm::heal(cluster);
+    for id in cluster.failing.clone() {
+        ground.open(Vec::new());
+        cluster.crash(id).await?;
+    }
     for id in cluster.down() {
         start(cluster, id, lying).await?;
     }
-    restart_those_that_stopped(cluster, ground, lying).await?;
+    restart_those_that_stopped(cluster, ground, counts, lying).await?;
     for id in cluster.down() {
         start(cluster, id, lying).await?;
     }
@@ -238,7 +353,8 @@ async fn settle(
     let healed = ground.now();
     sleep(Duration::from_secs(2)).await;
     ground.stop.set(true);
-    sleep(Duration::from_secs(8)).await;
+    // Clients finish what they were about, and the last leases end.
+    sleep(Duration::from_secs(30)).await;
     let mut client = Client::new(ground.clone(), 300, 0);
     let until = Instant::now() + PATIENCE;
     let mut attempt = 0;
@@ -279,7 +395,8 @@ async fn settle(
             })
             .collect();
         let store = replica.store();
-        let digest = format!("{:?}", (store.revision(), store.digest()));
+        let digest = format!("{:?}", (store.revision(), store.digest(), &rest.keys));
+        let digest = format!("{:?}, keys and all {:x}", store.digest(), folded(&digest));
         rest.hashes.push((format!("m{id}: {digest}"), folded(&digest)));
     }
     rest.at = ground.now();
@@ -295,21 +412,50 @@ fn folded(text: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::seed;
+    use super::*;
 
     #[test]
     fn a_few_seeds_hold() {
         for number in 1..=3 {
-            let ended = seed(number, false);
+            let ended = seed(number, &Choice::default());
             assert!(ended.verdict.holds(), "seed {number}: {:#?}", ended.verdict.violations);
             assert!(ended.verdict.operations > 50, "seed {number}: hardly anything was asked");
         }
     }
 
+    #[test]
+    fn damaged_logs_are_known_and_cost_nothing_that_was_acknowledged() {
+        let choice = Choice {
+            only: vec![Kind::Damage],
+            members: Some(3),
+            rounds: Some(8),
+            ..Choice::default()
+        };
+        let ended = seed(1, &choice);
+        assert!(ended.verdict.holds(), "{:#?}", ended.verdict.violations);
+        assert!(ended.counts.damages == 8 && ended.counts.found > 2, "{:?}", ended.counts);
+    }
+
+    /// etcd #18055: a member fell over two snapshots in a row.
+    #[test]
+    fn snapshot_upon_snapshot_leaves_all_members_equal() {
+        let choice = Choice {
+            only: vec![Kind::Isolate, Kind::IsolateLeader, Kind::Blink, Kind::Heal],
+            members: Some(3),
+            rounds: Some(25),
+            kept: Some(2),
+            ..Choice::default()
+        };
+        let ended = seed(1, &choice);
+        assert!(ended.verdict.holds(), "{:#?}", ended.verdict.violations);
+        assert!(ended.counts.snapshots >= 2, "{:?}", ended.counts);
+    }
+
     /// The harness is shown a lie before it is believed about anything else.
     #[test]
     fn a_disk_that_lies_is_caught() {
-        let caught = (1..=10).any(|number| !seed(number, true).verdict.holds());
+        let lying = Choice { lying: true, ..Choice::default() };
+        let caught = (1..=10).any(|number| !seed(number, &lying).verdict.holds());
         assert!(caught, "power cuts lost what a lying disk had acknowledged, and nobody noticed");
     }
 }

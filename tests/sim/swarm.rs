@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use kontiki_raft::log;
 use kontiki_raft::network::memory::Faults;
 use kontiki_raft::{Config, NodeId};
 use rand::RngExt;
@@ -11,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::cluster::Cluster;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
     /// The power of one machine goes.
     PowerCut,
@@ -19,6 +20,12 @@ pub enum Kind {
     PowerCutOfLeader,
     /// The power of all goes at once.
     PowerCutOfAll,
+    /// The power of one goes and comes back at once.
+    Blink,
+    /// What is written to the log of one fails, is not synced, or finds no room: it must stop.
+    FailingDisk,
+    /// What one has acknowledged is damaged while it is down, or went to the wrong place: it must know.
+    Damage,
     Isolate,
     IsolateLeader,
     CutOneWay,
@@ -35,10 +42,13 @@ pub enum Kind {
     Heal,
 }
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 16] = [
     Kind::PowerCut,
     Kind::PowerCutOfLeader,
     Kind::PowerCutOfAll,
+    Kind::Blink,
+    Kind::FailingDisk,
+    Kind::Damage,
     Kind::Isolate,
     Kind::IsolateLeader,
     Kind::CutOneWay,
@@ -61,6 +71,12 @@ pub struct Mix {
     pub pause_max_ms: u64,
     /// How likely one that is down is started in a round.
     pub start: f64,
+    /// How long a client rests between two requests, at most.
+    pub rest_max: Duration,
+    /// As in [`kontiki_storage::engine::memory::Faults`].
+    pub reclaim_one_in: u32,
+    /// Events that members keep in memory; who asks for older ones reads the tables.
+    pub ring_bytes: usize,
     pub config: Config,
 }
 
@@ -70,12 +86,15 @@ impl Mix {
         let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| random.random_bool(0.5)).collect();
         // Without these a run is either over at once or nothing but waiting.
         kinds.extend([Kind::PowerCut, Kind::Heal]);
+        // Slow clusters are not busier: they live longer, with other ratios of everything.
+        let pace = [1, 1, 2, 4, 10][random.random_range(0..5)];
+        let request_timeout_ms = if pace > 2 { 9000 } else { 3000 };
         let config = Config {
-            election_timeout_ms: (300, 600),
-            heartbeat_ms: 50,
-            request_timeout_ms: Some(3000),
-            flush_interval: Duration::from_millis(random.random_range(100..2000)),
-            lease_checkpoint_interval: Duration::from_secs(random.random_range(2..30)),
+            election_timeout_ms: (300 * pace, 600 * pace),
+            heartbeat_ms: 50 * pace,
+            request_timeout_ms: Some(request_timeout_ms),
+            flush_interval: Duration::from_millis(random.random_range(100..2000) * pace),
+            lease_checkpoint_interval: Duration::from_secs(random.random_range(1..20)),
             log_entries_kept: random.random_range(10..300),
             batch_commands_max: random.random_range(1..64),
             ..Config::default()
@@ -84,10 +103,19 @@ impl Mix {
             members: [1, 3, 3, 3, 5][random.random_range(0..5)],
             rounds: random.random_range(10..60),
             kinds,
-            pause_max_ms: random.random_range(200..3000),
+            pause_max_ms: random.random_range(200..3000) * pace,
             start: random.random_range(0.3..0.9),
+            rest_max: Duration::from_millis(60 * pace),
+            reclaim_one_in: [0, 20, 200][random.random_range(0..3)],
+            ring_bytes: [1 << 10, 64 << 10, 16 << 20][random.random_range(0..3)],
             config,
         }
+    }
+
+    /// How long a client waits for an answer: longer than members look for one.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.config.request_timeout() + Duration::from_secs(2)
     }
 }
 
@@ -117,6 +145,24 @@ pub async fn befall(
             }
             said("power cut of all".into())
         }
+        Kind::Blink => {
+            cluster.crash(victim).await?;
+            cluster.start(victim).await?;
+            said(format!("the power of {victim} went and came back"))
+        }
+        Kind::FailingDisk => {
+            let soon = random.random_range(1..40);
+            let faults = match random.random_range(0..3) {
+                0 => log::Faults { fail_sync: Some(soon), ..log::Faults::default() },
+                1 => log::Faults { fail_write: Some(soon), ..log::Faults::default() },
+                _ => log::Faults { capacity_bytes: Some(0), ..log::Faults::default() },
+            };
+            let up = cluster.replica(victim).is_ok();
+            if up {
+                cluster.fail_disk(victim, faults);
+            }
+            said(if up { format!("the disk of {victim} fails") } else { String::new() })
+        }
         Kind::Isolate => {
             cluster.isolate(victim);
             said(format!("{victim} is cut off"))
@@ -140,7 +186,8 @@ pub async fn befall(
         Kind::Pause | Kind::PauseLeader => {
             let who = if kind == Kind::Pause { victim } else { leader };
             cluster.network.pause(NodeId(who));
-            sleep(Duration::from_millis(random.random_range(50..3000))).await;
+            let pace = cluster.heartbeat();
+            sleep(pace * random.random_range(1..60)).await;
             cluster.network.resume(NodeId(who));
             said(format!("{who} stood still"))
         }
@@ -158,8 +205,8 @@ pub async fn befall(
             heal(cluster);
             said("all is whole".into())
         }
-        // What an operator does takes part in `run`, with the clients' doors at hand.
-        Kind::Replace | Kind::Compact => said(String::new()),
+        // These take part in `run` and `damage`, with the clients' doors at hand.
+        Kind::Replace | Kind::Compact | Kind::Damage => said(String::new()),
     }
 }
 

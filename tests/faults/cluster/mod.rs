@@ -17,8 +17,9 @@ use tokio::time::Instant;
 
 pub use process::Process;
 
-use crate::disk;
+use crate::disk::{self, Disks};
 use crate::network::{Member, Network};
+use crate::preload::Page;
 
 /// Far longer than anything takes on a machine that is merely busy.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -46,10 +47,22 @@ pub struct Host {
     pub place: Place,
     pub directory: PathBuf,
     pub process: Option<Process>,
+    /// By which its disk and its clock are made to fail.
+    pub page: Option<Page>,
     /// It is no member any more.
     pub gone: bool,
     /// How it is started.
     arguments: Vec<String>,
+}
+
+/// What members stand on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Footing {
+    pub disks: Disks,
+    /// Each process has a page by which its disk and its clock can be made to fail.
+    pub pages: bool,
+    /// Disks say that they have synced what they have not.
+    pub lying: bool,
 }
 
 pub struct Cluster {
@@ -58,14 +71,13 @@ pub struct Cluster {
     pub root: PathBuf,
     pub network: Network,
     pub hosts: Vec<Host>,
-    /// Each member's directory is a small file system of its own.
-    small_disks: bool,
+    footing: Footing,
     run: u16,
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for host in self.hosts.drain(..).filter(|_| self.small_disks) {
+        for host in self.hosts.drain(..).filter(|_| self.footing.disks != Disks::Plain) {
             drop(host.process);
             disk::unmount(&host.directory);
         }
@@ -85,7 +97,7 @@ impl Cluster {
         root: &Path,
         size: u32,
         run: u16,
-        small_disks: bool,
+        footing: Footing,
     ) -> Result<Cluster, String> {
         let mut cluster = Cluster {
             target,
@@ -93,13 +105,17 @@ impl Cluster {
             root: root.to_owned(),
             network: Network::new(u64::from(run)),
             hosts: Vec::new(),
-            small_disks,
+            footing,
             run,
         };
         std::fs::create_dir_all(root).map_err(|error| format!("{}: {error}", root.display()))?;
         match target {
             Target::Kontiki => kontiki::grow(&mut cluster, size).await?,
             Target::Etcd => etcd::create(&mut cluster, size).await?,
+        }
+        // What makes it a cluster is on the disk by now; what clients write from here on may not be.
+        for page in cluster.hosts.iter().filter_map(|host| host.page.as_ref()) {
+            page.lie(footing.lying)?;
         }
         Ok(cluster)
     }
@@ -122,15 +138,18 @@ impl Cluster {
         self.network.open(number, SocketAddr::from(from), SocketAddr::from(to)).await?;
         let name = format!("m{number}");
         let directory = self.root.join(&name);
-        if self.small_disks {
-            disk::mount(&directory)?;
-        }
+        disk::mount(self.footing.disks, &directory)?;
+        let page = match self.footing.pages {
+            true => Some(Page::create(directory.with_extension("page"))?),
+            false => None,
+        };
         let host = Host {
             number,
             name,
             place,
             directory,
             process: None,
+            page,
             gone: false,
             arguments: Vec::new(),
         };
@@ -166,7 +185,7 @@ impl Cluster {
             return Ok(());
         }
         let log = host.directory.with_extension("log");
-        let process = Process::start(&binary, &host.arguments, &log)?;
+        let process = Process::start(&binary, &host.arguments, host.page.as_ref(), &log)?;
         network.process(number, process.pid());
         host.process = Some(process);
         Ok(())
@@ -177,6 +196,18 @@ impl Cluster {
         if let Some(process) = self.host_mut(number).process.take() {
             process.end(Signal::KILL).await;
         }
+    }
+
+    /// The power of some goes at once: what was not synced is lost. They are down then, and their disks whole.
+    pub async fn cut_power(&mut self, numbers: &[Member]) -> Result<(), String> {
+        for number in numbers {
+            disk::cut(&self.host(*number).directory)?;
+        }
+        for number in numbers {
+            self.kill(*number).await;
+            disk::again(&self.host(*number).directory)?;
+        }
+        Ok(())
     }
 
     /// As an operator stops it.
@@ -205,6 +236,19 @@ impl Cluster {
             }
         }
         fallen
+    }
+
+    /// Whether a member answers a linearizable read within a moment.
+    pub async fn serves(&self, number: Member) -> Result<(), String> {
+        let asked = async {
+            let mut client = self.door(number)?.connect().await?;
+            client.get("t/", None).await.map_err(|error| error.to_string())
+        };
+        match tokio::time::timeout(Duration::from_secs(5), asked).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(format!("m{number}: {error}")),
+            Err(_) => Err(format!("m{number} does not answer")),
+        }
     }
 
     /// Where a member's clients find it, and what they must show there.
@@ -249,7 +293,7 @@ impl Cluster {
             root: self.root.join(name),
             network: Network::new(0),
             hosts: Vec::new(),
-            small_disks: false,
+            footing: Footing::default(),
             run: self.run ^ 0x5a,
         }
     }
@@ -284,16 +328,7 @@ impl Cluster {
                     silent.push(format!("m{number} does not run"));
                     continue;
                 }
-                let asked = async {
-                    let door = self.door(number)?;
-                    let mut client = door.connect().await?;
-                    client.get("t/", None).await.map_err(|error| error.to_string())
-                };
-                match tokio::time::timeout(Duration::from_secs(5), asked).await {
-                    Ok(Ok(_)) => {}
-                    Ok(Err(error)) => silent.push(format!("m{number}: {error}")),
-                    Err(_) => silent.push(format!("m{number} does not answer")),
-                }
+                silent.extend(self.serves(number).await.err());
             }
             if silent.is_empty() || Instant::now() > until {
                 return silent;
@@ -313,9 +348,17 @@ pub struct Door {
 impl Door {
     /// The connection itself is made when something is asked.
     pub async fn connect(&self) -> Result<Client, String> {
-        let options = ConnectOptions::new()
-            .with_tls(self.tls.clone())
-            .with_connect_timeout(Duration::from_secs(2));
+        self.connect_with(ConnectOptions::new()).await
+    }
+
+    /// As a user whose password is its name.
+    pub async fn connect_as(&self, user: &str) -> Result<Client, String> {
+        self.connect_with(ConnectOptions::new().with_user(user, user)).await
+    }
+
+    async fn connect_with(&self, options: ConnectOptions) -> Result<Client, String> {
+        let options =
+            options.with_tls(self.tls.clone()).with_connect_timeout(Duration::from_secs(2));
         let client = Client::connect([&self.endpoint], Some(options)).await;
         client.map_err(|error| format!("{}: {error}", self.endpoint))
     }

@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 
 use super::PATIENCE;
+use crate::preload::Page;
 
 pub struct Process {
     child: Child,
@@ -16,13 +17,21 @@ pub struct Process {
 
 impl Process {
     /// What it says on standard error is added to `log`.
-    pub fn start(binary: &Path, arguments: &[String], log: &Path) -> Result<Process, String> {
+    pub fn start(
+        binary: &Path,
+        arguments: &[String],
+        page: Option<&Page>,
+        log: &Path,
+    ) -> Result<Process, String> {
         let wrong = |error| format!("{}: {error}", binary.display());
         let log = OpenOptions::new().create(true).append(true).open(log).map_err(wrong)?;
         let mut command = Command::new(binary);
         command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
         // Debian's etcd asks for a path; nothing of it is a setting.
         command.env("PATH", "/usr/bin:/bin").stderr(log).kill_on_drop(true);
+        if let Some(page) = page {
+            command.envs(page.environment());
+        }
         let child = command.spawn().map_err(wrong)?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let pid = pid.ok_or_else(|| format!("{} ended at once", binary.display()))?;

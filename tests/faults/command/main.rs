@@ -7,14 +7,18 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use kontiki_faults::check;
-use kontiki_faults::cluster::{Cluster, Target};
+use kontiki_faults::cluster::{Cluster, Footing, Target};
+use kontiki_faults::disk::Disks;
 use kontiki_faults::fault::Kind;
 use kontiki_faults::gap::{self, Loss};
 use kontiki_faults::history::History;
 use kontiki_faults::ledger::{self, Line};
 use kontiki_faults::report;
+use kontiki_faults::rights;
 use kontiki_faults::run::{self, Options};
+use kontiki_faults::sweep;
 use kontiki_faults::workload::Workload;
+use rustix::io::Errno;
 
 /// Breaks a cluster of real processes on this machine and judges what its clients saw
 #[derive(Parser)]
@@ -25,6 +29,10 @@ Examples:
   make faults ARGS=\"--faults kill,cut-leader --workload register,append --output json\"
   make faults ARGS=\"--target etcd --minutes 5\"
   make faults ARGS=\"--gap kill --rounds 20 --target kontiki,etcd\"
+  make faults ARGS=\"--faults power-cut,power-cut-all,kill\"
+  make faults ARGS=\"--faults power-cut-all --lying-disks\"
+  make faults ARGS=\"--faults slow-disk,failing-disk,clock,damage,pause\"
+  make faults ARGS=\"--sweep 50\"
   make faults ARGS=\"--judge target/faults/history.jsonl\"")]
 struct Flags {
     /// What is broken; with --gap, several in turn
@@ -43,6 +51,9 @@ struct Flags {
     /// What goes wrong [default: all that need no root]
     #[arg(long, value_delimiter = ',')]
     faults: Vec<Kind>,
+    /// Disks say that they have synced what they have not: fails unless that is found. With power cuts
+    #[arg(long)]
+    lying_disks: bool,
     /// What clients do [default: everything]
     #[arg(long, value_delimiter = ',')]
     workload: Vec<Workload>,
@@ -62,6 +73,12 @@ struct Flags {
     gap: Option<Loss>,
     #[arg(long, default_value_t = 10)]
     rounds: usize,
+    /// Let so many calls to the disk fail one after another under a lone member, instead
+    #[arg(long, value_name = "CALLS")]
+    sweep: Option<u32>,
+    /// Change rights for --minutes while members are killed, instead
+    #[arg(long)]
+    rights: bool,
     /// Judge a history that was written before, instead
     #[arg(long, value_name = "FILE")]
     judge: Option<PathBuf>,
@@ -76,10 +93,20 @@ enum Output {
     Json,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// Set in a process that has its mounts to itself.
+const APART: &str = "KONTIKI_FAULTS_APART";
+
+fn main() -> ExitCode {
     let flags = Flags::parse();
-    match act(&flags).await {
+    let disks = run::disks(&flags.faults);
+    let done = if disks != Disks::Plain && std::env::var_os(APART).is_none() {
+        apart()
+    } else {
+        tokio::runtime::Runtime::new()
+            .map_err(|error| format!("threads: {error}"))
+            .and_then(|runtime| runtime.block_on(act(&flags)))
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -87,6 +114,19 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The same once more with mounts of its own: who makes namespaces meanwhile would take along what is
+/// mounted here, and hold a file system whose power was cut.
+fn apart() -> Result<bool, String> {
+    let wrong = |error| format!("unshare: {error} (mounts need root and util-linux)");
+    let own = std::env::current_exe().map_err(wrong)?;
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private"])
+        .arg(own)
+        .args(std::env::args_os().skip(1));
+    Ok(command.env(APART, "1").status().map_err(wrong)?.success())
 }
 
 fn say(line: &str) {
@@ -110,9 +150,18 @@ async fn act(flags: &Flags) -> Result<bool, String> {
         }
         return Ok(true);
     }
+    if let Some(sites) = flags.sweep {
+        return sweep_of(flags, sites).await;
+    }
     let mut holds = true;
+    if flags.rights {
+        for target in &flags.target {
+            holds &= rights_of(flags, *target).await?;
+        }
+        return Ok(holds);
+    }
     for target in &flags.target {
-        holds &= chaos(flags, *target).await?;
+        holds &= Box::pin(chaos(flags, *target)).await?;
     }
     Ok(holds)
 }
@@ -168,11 +217,22 @@ async fn chaos(flags: &Flags, target: Target) -> Result<bool, String> {
         } else {
             flags.workload.clone()
         },
+        lying: flags.lying_disks,
         rest_max: Duration::from_millis(flags.rest_ms),
         folder: emptied(&flags.folder, &name(target))?,
     };
     say(&format!("{} of {}, seed {seed}, {:?}", options.members, name(target), options.time));
-    let ended = run::run(&options).await?;
+    let ended = match run::run(&options).await {
+        // A cluster that does not come back from a lie has given it away, too.
+        Err(what) if flags.lying_disks => {
+            say(&format!("it went no further: {what}"));
+            if let Some(path) = &flags.ledger {
+                ledger::add(path, &lie("it goes on", options.time))?;
+            }
+            return Ok(true);
+        }
+        ended => ended?,
+    };
     report::write(&options.folder, &ended)?;
     let verdict = &ended.verdict;
     if flags.output == Output::Json {
@@ -188,15 +248,32 @@ async fn chaos(flags: &Flags, target: Target) -> Result<bool, String> {
             seed,
             members: options.members,
             seconds: options.time.as_secs(),
-            faults: ended.faults,
+            faults: ended.faults.values().sum(),
             operations: verdict.operations,
             unknown: verdict.unknown,
             events: verdict.events,
             violations: verdict.violations.len(),
+            kinds: ended.faults.clone(),
+            fell: ended.fell,
         };
-        ledger::add(path, &line)?;
+        let promise = verdict.violations.first().map_or("", |it| it.promise.as_str());
+        let lie = flags.lying_disks.then(|| lie(promise, options.time));
+        ledger::add(path, &lie.unwrap_or(line))?;
     }
-    Ok(verdict.holds())
+    Ok(verdict.holds() != flags.lying_disks)
+}
+
+/// What came of disks that lie, which is one bug more to be caught.
+fn lie(promise: &str, time: Duration) -> Line {
+    Line::Mutant {
+        name: "disks that lie, under real processes".into(),
+        commit: ledger::commit(),
+        caught_by: "faults".into(),
+        promise: promise.to_owned(),
+        seeds: 1,
+        seconds: time.as_secs(),
+        caught: !promise.is_empty(),
+    }
 }
 
 fn tell(options: &Options, ended: &run::Ended) {
@@ -205,7 +282,7 @@ fn tell(options: &Options, ended: &run::Ended) {
         "{} faults; {} operations judged, {} refused, {} not answered; {} revisions, {} events \
          to {} watches, \
          {} of leases\n{} registers searched, {} undecided; {} violations; see {}\n",
-        ended.faults,
+        ended.faults.values().sum::<usize>(),
         verdict.operations,
         verdict.refused,
         verdict.unknown,
@@ -231,7 +308,7 @@ async fn gap_of(flags: &Flags, target: Target, loss: Loss) -> Result<(), String>
     let number = std::process::id() as u16;
     let binary = binary(flags, target)?;
     let mut cluster =
-        Cluster::start(target, &binary, &folder, flags.members, number, false).await?;
+        Cluster::start(target, &binary, &folder, flags.members, number, Footing::default()).await?;
     let gaps = gap::measure(&mut cluster, loss, flags.rounds).await?;
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let line = Line::Gap {
@@ -250,4 +327,47 @@ async fn gap_of(flags: &Flags, target: Target, loss: Loss) -> Result<(), String>
         Some(path) => ledger::add(path, &line),
         None => Ok(()),
     }
+}
+
+/// Errors that a disk gives: it is broken, and it is full.
+async fn sweep_of(flags: &Flags, sites: u32) -> Result<bool, String> {
+    let mut holds = true;
+    for errno in [Errno::IO, Errno::NOSPC] {
+        let folder = emptied(&flags.folder, "sweep")?;
+        let number = std::process::id() as u16;
+        let binary = binary(flags, Target::Kontiki)?;
+        let footing = Footing { pages: true, ..Footing::default() };
+        let mut cluster =
+            Cluster::start(Target::Kontiki, &binary, &folder, 1, number, footing).await?;
+        let swept = sweep::sweep(&mut cluster, errno.raw_os_error(), sites).await?;
+        let line = Line::Sweep {
+            target: name(Target::Kontiki),
+            commit: ledger::commit(),
+            error: format!("{errno:?}"),
+            sites: swept.sites,
+            stopped: swept.stopped,
+            violations: swept.violations.len(),
+        };
+        print(&format!("{}\n", serde_json::to_string(&line).map_err(|error| error.to_string())?));
+        for violation in &swept.violations {
+            print(&format!("VIOLATION {violation}\n"));
+        }
+        holds &= swept.violations.is_empty();
+        if let Some(path) = &flags.ledger {
+            ledger::add(path, &line)?;
+        }
+    }
+    Ok(holds)
+}
+
+async fn rights_of(flags: &Flags, target: Target) -> Result<bool, String> {
+    let folder = emptied(&flags.folder, &format!("rights-{}", name(target)))?;
+    let (number, footing) = (std::process::id() as u16, Footing::default());
+    let binary = binary(flags, target)?;
+    let mut cluster =
+        Cluster::start(target, &binary, &folder, flags.members, number, footing).await?;
+    let time = Duration::from_secs_f64(flags.minutes * 60.0);
+    let tried = rights::rights(&mut cluster, time, flags.seed.unwrap_or(1)).await?;
+    print(&format!("{}: {tried:?}\n", name(target)));
+    Ok(tried.violations.is_empty())
 }

@@ -122,7 +122,7 @@ pub async fn transactions(ground: Arc<Ground>, mut client: Client) -> Option<Str
             |random: &mut rand::rngs::StdRng| format!("t/x/{:02}", random.random_range(0..KEYS));
         let (key, other) = (any(random), any(random));
         let newest = ground.newest.load(Ordering::Relaxed);
-        let one = match random.random_range(0..20) {
+        let one = match random.random_range(0..22) {
             0..4 => alone(put(&key, format!("x{number}"))),
             4..6 => alone(Step::Delete { key, end: None }),
             6 => alone(Step::Delete { key: key.clone(), end: Some(format!("{key}~")) }),
@@ -145,6 +145,13 @@ pub async fn transactions(ground: Arc<Ground>, mut client: Client) -> Option<Str
                 ],
                 ..Ask::default()
             },
+            // The past, read where something is written too: members must agree whether it is forgotten.
+            16..18 => {
+                let oldest = ground.compacted.load(Ordering::Relaxed).saturating_sub(50).max(2);
+                let at = random.random_range(oldest.min(newest)..=newest);
+                let then = vec![put(&key, format!("x{number}")), everything(at)];
+                Ask { then, ..Ask::default() }
+            }
             _ if key != other => {
                 let guards = known.iter().filter(|(it, _)| *it == key || *it == other);
                 let guards = guards.map(|(key, revision)| Guard::Modified {

@@ -34,6 +34,8 @@ pub enum Workload {
     Transaction,
     /// Watchers that come and go, from now, from the past and from the future.
     Watch,
+    /// Many watchers on one stream, which is read slowly.
+    Crowd,
     /// Leases with keys, renewed, let go and revoked.
     Lease,
     /// Locks, waited for and lost.
@@ -49,6 +51,7 @@ impl Workload {
             Workload::Append => crate::check::elements::LISTS,
             Workload::Transaction => "transaction",
             Workload::Watch => "watch",
+            Workload::Crowd => "crowd",
             Workload::Lease => "lease",
             Workload::Lock => "lock",
         }
@@ -59,6 +62,7 @@ impl Workload {
             Workload::Register | Workload::Transaction => 4,
             Workload::Append | Workload::Watch | Workload::Lock => 3,
             Workload::Set | Workload::Lease => 2,
+            Workload::Crowd => 1,
         }
     }
 }
@@ -144,6 +148,7 @@ pub fn start(ground: &Arc<Ground>, workloads: &[Workload]) -> JoinSet<Option<Str
                 Workload::Append => drop(clients.spawn(keys::append(ground, client))),
                 Workload::Transaction => drop(clients.spawn(keys::transactions(ground, client))),
                 Workload::Watch => drop(clients.spawn(watches::watch(ground, client, nth))),
+                Workload::Crowd => drop(clients.spawn(watches::crowd(ground, client))),
                 Workload::Lease => drop(clients.spawn(leases::leases(ground, client))),
                 Workload::Lock => drop(clients.spawn(leases::locks(ground, client))),
             }

@@ -18,6 +18,9 @@ const WITNESSES: u32 = 2;
 /// A witness writes down what it has so far and goes on, so that a session stays of a size.
 const WITNESS_LIFE: Duration = Duration::from_secs(60);
 
+/// Watchers on one stream.
+const CROWD: usize = 40;
+
 const PREFIXES: [&str; 6] = [PREFIX, "t/x/", "t/r/", "t/a/", "t/l/", "t/s/"];
 
 fn last(notice: &Notice) -> u64 {
@@ -64,6 +67,29 @@ pub async fn watch(ground: Arc<Ground>, mut client: Client, nth: u32) -> Option<
         let session = client.watch(session, life, |_| ground.stopped()).await;
         next = after(&session).unwrap_or(from);
         client.record(session);
+    }
+    None
+}
+
+/// Crowds on one stream each, most of them behind at first.
+pub async fn crowd(ground: Arc<Ground>, mut client: Client) -> Option<String> {
+    while !ground.stopped() {
+        let newest = ground.newest.load(Ordering::Relaxed);
+        let random = &mut client.random;
+        let sessions = (0..CROWD).map(|_| Session {
+            watcher: client.number,
+            prefix: PREFIXES[random.random_range(1..PREFIXES.len())].into(),
+            from: newest.saturating_sub(random.random_range(0..200)).max(1),
+            previous: true,
+            ..Session::default()
+        });
+        let sessions = sessions.collect();
+        let life = Duration::from_millis(random.random_range(500..5000));
+        let pause = Duration::from_millis(random.random_range(0..8));
+        for session in client.crowd(sessions, life, pause).await {
+            client.record(session);
+        }
+        sleep(life).await;
     }
     None
 }

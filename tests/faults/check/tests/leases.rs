@@ -35,6 +35,8 @@ fn a_lease_that_ends_in_its_time_is_right() {
     holds(leased(vec![granted(0), renewed(4 * SECOND)], 9).finish());
     let revoked = asked(LeaseAsk::Revoke, SECOND, LeaseOutcome::Done { ttl_s: 0 });
     holds(leased(vec![granted(0), revoked], 2).finish());
+    let at_once = asked(LeaseAsk::Revoke, 2 * SECOND, LeaseOutcome::Done { ttl_s: 0 });
+    holds(leased(vec![granted(0), at_once], 2).finish());
     // A renewal that was not answered promises nothing.
     let unknown = asked(LeaseAsk::KeepAlive, 4 * SECOND, LeaseOutcome::Unknown(String::new()));
     holds(leased(vec![granted(0), unknown], 6).finish());
