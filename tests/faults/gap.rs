@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, Door, PATIENCE};
 /// As long as a client waits before it asks somebody else.
 const ANSWER: Duration = Duration::from_millis(300);
 /// How long after a loss the longest gap is looked for.
-const WINDOW: Duration = Duration::from_secs(6);
+const WINDOW: Duration = Duration::from_secs(12);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Loss {

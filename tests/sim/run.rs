@@ -448,7 +448,7 @@ mod tests {
         };
         let ended = seed(1, &choice);
         assert!(ended.verdict.holds(), "{:#?}", ended.verdict.violations);
-        assert!(ended.counts.snapshots > 5, "{:?}", ended.counts);
+        assert!(ended.counts.snapshots >= 2, "{:?}", ended.counts);
     }
 
     /// The harness is shown a lie before it is believed about anything else.

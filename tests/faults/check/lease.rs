@@ -31,8 +31,8 @@ pub fn check(history: &History, log: &Log, replayed: &Replayed) -> Vec<Violation
     found
 }
 
-/// A renewal counts from when it was asked for; that the keys went was seen no sooner than they did. On simulated
-/// time what is asked may be carried out and seen at the same moment.
+/// A renewal counts from when it was asked for; that the keys went was seen no sooner than they did. On
+/// simulated time what is asked may be carried out and seen at the same moment.
 fn early(revision: u64, lease: i64, seen: Micros, all: &[&LeaseOperation]) -> Option<Violation> {
     if all.iter().any(|it| it.ask == LeaseAsk::Revoke && it.call <= seen) {
         return None;

@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use super::Line;
 
 const HEAD: &str = "# What was tried on the store, in figures\n\n\
-    Made from `tests/ledger.jsonl` by `make ledger`; no figure here was typed. `make faults`, `make sim` \
-    and `make mutants` add to it with `--ledger`. How each is done is in [faults.md](faults.md).\n";
+    Made from `tests/ledger.jsonl` by `make ledger`; no figure here was typed. `make faults`, \
+    `make sim` and `make mutants` add to it with `--ledger`. How each is done is in \
+    [faults.md](faults.md).\n";
 
 #[must_use]
 pub fn page(lines: &[Line]) -> String {

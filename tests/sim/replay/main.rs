@@ -3,7 +3,10 @@
 use std::process::Command;
 
 fn told(seed: &str) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_sim")).args(["--one", seed]).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_sim"))
+        .args(["--one", seed, "--rounds", "2", "--members", "3"])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
