@@ -245,8 +245,10 @@ impl<'h> Walk<'h> {
                     !self.taken.contains_key(&std::ptr::from_ref(*operation))
                         && state.effect(&operation.ask, revision).changes == changes
                 });
-                // Any of them will do; the one that began first leaves the others most room.
-                match able.min_by_key(|operation| operation.call) {
+                // Any that was not answered will do; the one that began first leaves the others most room. One
+                // that was refused is meant only where there is no other.
+                let refused = |it: &Operation| matches!(it.outcome, Outcome::Refused(_));
+                match able.min_by_key(|operation| (refused(operation), operation.call)) {
                     Some(writer) => writer,
                     None => return self.expired(revision, changes),
                 }
