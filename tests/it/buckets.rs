@@ -114,12 +114,11 @@ impl Between {
                         let server = TcpStream::connect(&to).await.unwrap();
                         let (tls, passed) = (tls.clone(), passed.clone());
                         connections.spawn(async move {
-                            match tls {
-                                Some(tls) => match TlsAcceptor::from(tls).accept(client).await {
-                                    Ok(client) => pass(client, server, &passed, bytes_max).await,
-                                    Err(_) => {}
-                                },
-                                None => pass(client, server, &passed, bytes_max).await,
+                            let Some(tls) = tls else {
+                                return pass(client, server, &passed, bytes_max).await;
+                            };
+                            if let Ok(client) = TlsAcceptor::from(tls).accept(client).await {
+                                pass(client, server, &passed, bytes_max).await;
                             }
                         });
                     }
