@@ -9,6 +9,7 @@ pub mod ports;
 
 mod address;
 mod backups;
+mod inspection;
 mod join;
 mod kube;
 mod loops;
