@@ -422,6 +422,11 @@ impl Fields {
         self.0.is_empty()
     }
 
+    /// Where in an object the fields are that it asks about.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|term| path_of(&term.field))
+    }
+
     /// The one value that `field` must have, if the selector says so.
     #[must_use]
     pub fn exactly(&self, field: &str) -> Option<&str> {
@@ -449,10 +454,13 @@ const ABSENT: [(&str, &str); 4] = [
     ("status.successful", "0"),
 ];
 
+fn path_of(name: &str) -> &str {
+    ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, path)| path)
+}
+
 /// A field as selectors see it: text, empty where it is absent.
 fn field<'a>(object: &'a Value, name: &str) -> Cow<'a, str> {
-    let path = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, path)| path);
-    let found = path.split('.').try_fold(object, |value, name| value.get(name));
+    let found = path_of(name).split('.').try_fold(object, |value, name| value.get(name));
     match found {
         Some(Value::String(text)) => text.into(),
         Some(Value::Bool(_) | Value::Number(_)) => {
