@@ -48,7 +48,15 @@ bench: setup ## measure the store beside the machine's own limit (ARGS="--quick 
 
 .PHONY: bench-etcd
 bench-etcd: build ## measure the store's port beside etcd, both over TLS (ARGS="--quick --peer etcd-3.5" ...)
-	@$(WITH) cargo run --quiet --release --package kontiki-beside -- $(ARGS)
+	@$(WITH) cargo run --quiet --release --package kontiki-beside -- etcd $(ARGS)
+
+.PHONY: bench-api
+bench-api: build ## measure the Kubernetes API, beside figures of kube-apiserver (ARGS="--quick" ...)
+	@$(WITH) cargo run --quiet --release --package kontiki-beside -- api $(ARGS)
+
+.PHONY: bench-cluster
+bench-cluster: build ## measure controllers and scheduler with thousands of hollow nodes (ARGS="--quick" ...)
+	@$(WITH) cargo run --quiet --release --package kontiki-beside -- cluster $(ARGS)
 
 .PHONY: faults
 faults: build ## break clusters of real processes and judge what clients saw (ARGS="--members 5 --minutes 30" ...)

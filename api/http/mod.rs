@@ -233,7 +233,7 @@ impl Serving {
                 self.long(who, parts, body, info, running).await
             }
             What::Resource { request, .. } => {
-                let place = self.places.take(request.verb)?;
+                let place = self.places.take(request.verb).await?;
                 let running = self.front.metrics.in_flight(request.verb);
                 let call = self.call(&who, parts, body, info, record);
                 match tokio::time::timeout(DEADLINE, call).await {

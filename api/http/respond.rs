@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::compress::Gzip;
 use super::info::Query;
 use super::negotiate::{self, Form, Media, Offer, Shape};
-use super::table::{Include, Tables, partial, shaped};
+use super::table::{Include, Tables, partial, shaped, write_partial};
 use crate::codec;
 use crate::error::{Reason, Status};
 use crate::kinds::Kind;
@@ -273,12 +273,11 @@ impl Chunks {
     }
 
     fn write(&self, item: &Shown, out: &mut Vec<u8>) -> Result<(), Status> {
-        let value = match self.shape {
-            Shape::Whole => return item.write_item(out),
-            Shape::Table(_) => self.tables.row(item)?,
-            Shape::Partial(version) => partial(item.value()?, version),
-        };
-        serde_json::to_writer(out, &value).map_err(Status::internal)
+        match self.shape {
+            Shape::Whole => item.write_item(out),
+            Shape::Table(_) => self.tables.write_row(item, out),
+            Shape::Partial(version) => write_partial(item, version, out),
+        }
     }
 
     fn next(&mut self, bytes_max: usize) -> Result<Option<Bytes>, Status> {

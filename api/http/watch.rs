@@ -3,6 +3,7 @@
 //! Keeps: an event that many watch in the same form is encoded once and shared. An error is the last frame;
 //! after it, at the deadline and when the server goes, the stream simply ends, and the client resumes.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -12,11 +13,11 @@ use futures::stream;
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::metrics::Running;
 use super::negotiate::{Form, Media, Shape};
-use super::table::{Include, Tables, partial};
+use super::table::{Include, Tables, partial, write_partial};
 use crate::client::EventKind;
 use crate::codec;
 use crate::error::{Reason, Status};
@@ -55,13 +56,16 @@ impl Frames {
                 let encoding = match self.form {
                     Form { media: Media::Json, shape: Shape::Whole, pretty: false } => 0,
                     Form { media: Media::Protobuf, shape: Shape::Whole, .. } => 1,
+                    Form { media: Media::Json, shape: Shape::Partial("v1"), .. } => 2,
                     _ => return self.shaped(*kind, shown),
                 };
-                let make = || {
-                    if encoding == 0 {
-                        json_frame(name(*kind), &shown.json()?)
-                    } else {
-                        Ok(codec::encode_event(name(*kind), shown.value()?)?.into())
+                let make = || match encoding {
+                    0 => json_frame(name(*kind), &shown.json()?),
+                    1 => Ok(codec::encode_event(name(*kind), shown.value()?)?.into()),
+                    _ => {
+                        let mut metadata = Vec::new();
+                        write_partial(shown, "v1", &mut metadata)?;
+                        json_frame(name(*kind), &metadata)
                     }
                 };
                 match change {
@@ -152,7 +156,9 @@ fn json_frame(kind: &str, object: &[u8]) -> Result<Bytes, Status> {
 struct Stage {
     watch: Watch,
     frames: Frames,
-    stop: CancellationToken,
+    /// The server goes. It is waited for once and not anew for each event: all watches wait for the same,
+    /// and would meet at one lock.
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Stage {
@@ -160,7 +166,7 @@ impl Stage {
     async fn next(&mut self) -> Option<(Vec<Bytes>, bool)> {
         let first = tokio::select! {
             biased;
-            () = self.stop.cancelled() => return None,
+            () = self.stop.as_mut() => return None,
             first = self.watch.next() => first?,
         };
         let mut frames = Vec::new();
@@ -193,7 +199,7 @@ impl Stage {
 /// A watch as a body without end.
 pub(super) fn body(watch: Watch, frames: Frames, stop: CancellationToken) -> Response<Body> {
     let content_type = frames.content_type();
-    let stage = Stage { watch, frames, stop };
+    let stage = Stage { watch, frames, stop: Box::pin(stop.cancelled_owned()) };
     let chunks = stream::unfold(Some(stage), |stage| async {
         let mut stage = stage?;
         let (mut frames, last) = stage.next().await?;
@@ -216,7 +222,7 @@ pub(super) async fn socket(
     stop: CancellationToken,
 ) {
     let binary = frames.form.media == Media::Protobuf;
-    let mut stage = Stage { watch, frames, stop };
+    let mut stage = Stage { watch, frames, stop: Box::pin(stop.cancelled_owned()) };
     loop {
         let (frames, last) = tokio::select! {
             // Nothing is expected from the client but that it goes.

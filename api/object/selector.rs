@@ -422,6 +422,11 @@ impl Fields {
         self.0.is_empty()
     }
 
+    /// Where in an object the fields are that it asks about.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().flat_map(|it| [Some(path_of(&it.field)), otherwise(&it.field)]).flatten()
+    }
+
     /// The one value that `field` must have, if the selector says so.
     #[must_use]
     pub fn exactly(&self, field: &str) -> Option<&str> {
@@ -452,14 +457,19 @@ const ABSENT: [(&str, &str); 4] = [
     ("status.successful", "0"),
 ];
 
+fn path_of(name: &str) -> &str {
+    ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, path)| path)
+}
+
+/// Where what stands for an absent field is.
+fn otherwise(name: &str) -> Option<&'static str> {
+    OTHERWISE.iter().find(|(field, _)| *field == name).map(|(_, path)| *path)
+}
+
 /// A field as selectors see it: text, empty where it is absent.
 fn field<'a>(object: &'a Value, name: &str) -> Cow<'a, str> {
-    let path = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, path)| path);
     let at = |path: &str| path.split('.').try_fold(object, |value, name| value.get(name));
-    let found = at(path).filter(|it| *it != "").or_else(|| {
-        let (_, other) = OTHERWISE.iter().find(|(field, _)| *field == name)?;
-        at(other)
-    });
+    let found = at(path_of(name)).filter(|it| *it != "").or_else(|| at(otherwise(name)?));
     match found {
         Some(Value::String(text)) => text.into(),
         Some(Value::Bool(_) | Value::Number(_)) => {

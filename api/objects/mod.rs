@@ -8,6 +8,7 @@ pub mod expiry;
 pub mod feed;
 pub mod key;
 pub mod object;
+pub mod scan;
 mod write;
 
 use bytes::Bytes;

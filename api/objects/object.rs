@@ -13,6 +13,7 @@ use kontiki_storage::revision::Revision;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
+use super::scan;
 use crate::error::Status;
 
 /// Cheap to clone; clones share the decoded value.
@@ -106,6 +107,17 @@ impl Object {
         let (_, tail) = self.parts()?;
         out.extend_from_slice(b"{\"metadata\":{");
         self.write_tail(tail, out);
+        Ok(())
+    }
+
+    /// The object's metadata alone, at the end of `out`.
+    pub fn write_metadata(&self, out: &mut Vec<u8>) -> Result<(), Status> {
+        let (head, _) = self.parts()?;
+        let begin = head.len() - 1;
+        let end = scan::value_end(&self.0.rest, begin);
+        let end = end.ok_or_else(|| self.unreadable("its metadata does not end"))?;
+        out.push(b'{');
+        self.write_tail(&self.0.rest[head.len()..end], out);
         Ok(())
     }
 

@@ -31,8 +31,20 @@ impl Write {
         value: &Value,
         expected: Revision,
     ) -> Write {
-        let rest = Some(object::encode(value));
-        Write { key: key::of_object(of, namespace, name), rest, expected, lease: LeaseId::NONE }
+        Write::put_encoded(of, namespace, name, object::encode(value), expected)
+    }
+
+    /// The same of bytes as they are to rest ([`object::encode`]).
+    #[must_use]
+    pub fn put_encoded(
+        of: &Stored,
+        namespace: &str,
+        name: &str,
+        rest: Bytes,
+        expected: Revision,
+    ) -> Write {
+        let key = key::of_object(of, namespace, name);
+        Write { key, rest: Some(rest), expected, lease: LeaseId::NONE }
     }
 
     #[must_use]

@@ -323,7 +323,8 @@ impl Writer<'_> {
             let own = if goes {
                 Write::delete(&kind.stored, namespace, name, expected)
             } else {
-                let write = Write::put(&kind.stored, namespace, name, &stored, expected);
+                let bytes = rest.clone();
+                let write = Write::put_encoded(&kind.stored, namespace, name, bytes, expected);
                 self.road.expire(kind, write).await?
             };
             let mut writes = vec![own];

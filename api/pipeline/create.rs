@@ -137,7 +137,9 @@ impl Writer<'_> {
                 }
                 attempt.warnings.extend(kind.hooks.warn.map(|it| it(&object)).unwrap_or_default());
             }
-            attempt.object = Some(object.clone());
+            // Only a name that was made up is tried again.
+            attempt.object =
+                Some(if generated { object.clone() } else { std::mem::take(&mut object) });
             if tried == 1 {
                 admission.validate(&mut attempt).await?;
             }
@@ -161,26 +163,26 @@ impl Writer<'_> {
         attempt: &mut crate::admission::Attempt<'_>,
     ) -> Result<Inserted, Status> {
         let Target { kind, namespace, .. } = self.target;
-        let object = attempt.object.clone().unwrap_or_default();
+        let object = attempt.object.take().unwrap_or_default();
         let name = meta::name(&object).to_owned();
         let target = Target { name: name.clone(), ..self.target.clone() };
         for _ in 0..CHARGES_MAX {
             let mut value: Value = object.clone();
             let allocation = self.road.allocate(&target, &mut value, None).await?;
-            attempt.object = Some(value.clone());
+            attempt.object = Some(value);
             self.road.admission.charge(attempt).await?;
-            let stored = shown::to_stored(kind, value);
+            let stored = shown::to_stored(kind, attempt.object.take().unwrap_or_default());
+            let rest = object::encode(&stored);
             if self.options.dry_run {
                 if target.stored(self.road)?.is_some() {
                     let resource = kind.group_resource();
                     return Ok(Inserted::Taken(Status::already_exists(&resource, &name)));
                 }
-                let rest = object::encode(&stored);
                 let shown = Object::new(target.key(), rest, Revision::ZERO, Revision::ZERO);
                 return Ok(Inserted::Done(Shown::new(kind, shown)?));
             }
-            let write = Write::put(&kind.stored, namespace, &name, &stored, Revision::ZERO);
-            let rest = object::encode(&stored);
+            let bytes = rest.clone();
+            let write = Write::put_encoded(&kind.stored, namespace, &name, bytes, Revision::ZERO);
             let mut writes = vec![self.road.expire(kind, write).await?];
             writes.extend(allocation);
             writes.append(&mut attempt.along);

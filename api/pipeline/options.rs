@@ -3,11 +3,13 @@
 use kontiki_storage::revision::Revision;
 use serde_json::{Map, Value, json};
 
+use super::shown::Shown;
 use crate::error::{Cause, Status};
 use crate::kinds::Kind;
 use crate::object::GroupKind;
 use crate::object::selector::{Fields, Labels};
 use crate::object::time::Timestamp;
+use crate::objects::scan;
 use crate::request::{Options, Request};
 use crate::schema::causes::{forbidden, invalid, not_supported, too_long};
 
@@ -184,6 +186,32 @@ impl Selection {
 
     pub(super) fn is_everything(&self) -> bool {
         self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// Whether an object is meant, by no more of it than is asked about where that can be had.
+    pub(super) fn selects(&self, shown: &Shown) -> Result<bool, Status> {
+        if self.is_everything() {
+            return Ok(true);
+        }
+        match shown.at_rest() {
+            Some(rest) => Ok(self.matches(&self.narrowed(rest))),
+            None => Ok(self.matches(shown.value()?)),
+        }
+    }
+
+    /// What of an object at rest this asks about, and nothing else.
+    fn narrowed(&self, rest: &[u8]) -> Value {
+        let mut narrowed = Value::Null;
+        let labels = (!self.labels.is_everything()).then_some("metadata.labels");
+        for path in self.fields.paths().chain(labels) {
+            let found = scan::find(rest, path.split('.'));
+            let Some(found) = found.and_then(|bytes| serde_json::from_slice(bytes).ok()) else {
+                continue;
+            };
+            let place = path.split('.').fold(&mut narrowed, |value, name| &mut value[name]);
+            *place = found;
+        }
+        narrowed
     }
 
     pub(super) fn matches(&self, object: &Value) -> bool {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kontiki_storage::revision::Revision;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::Status;
 use crate::kinds::Kind;
@@ -77,6 +77,24 @@ impl Shown {
             }
             None => self.object.write_json(out),
         }
+    }
+
+    /// Its metadata alone, at the end of `out`.
+    pub fn write_metadata(&self, out: &mut Vec<u8>) -> Result<(), Status> {
+        match &self.converted {
+            Some(value) => {
+                let none = Value::Object(Map::new());
+                out.extend_from_slice(&text(value.get("metadata").unwrap_or(&none)));
+                Ok(())
+            }
+            None => self.object.write_metadata(out),
+        }
+    }
+
+    /// The bytes that it rests in, where they are what is shown.
+    #[must_use]
+    pub fn at_rest(&self) -> Option<&Bytes> {
+        self.converted.is_none().then(|| self.object.at_rest())
     }
 
     /// As an item of a list: built-in types leave out `kind` and `apiVersion`.

@@ -8,6 +8,7 @@
 //! event. Who cannot be served on is told so by one last error, and can resume from what it has seen.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use kontiki_storage::request::{KeyRange, Range};
 use kontiki_storage::revision::Revision;
 use kontiki_storage::view::{Pages, View};
 use serde_json::json;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Road;
 use super::list;
@@ -68,6 +69,9 @@ pub struct Watch {
     /// A last bookmark was given, and then it ends.
     is_ending: bool,
     ended: bool,
+    /// Rings at the next of these moments. It stays from event to event: to enter a timer into the
+    /// runtime's for each would cost as much as the event.
+    clock: Pin<Box<Sleep>>,
 }
 
 /// The first state that is still to be told.
@@ -158,6 +162,7 @@ impl Road {
             deadline,
             is_ending: false,
             ended: false,
+            clock: Box::pin(sleep_until(deadline)),
         })
     }
 }
@@ -205,10 +210,13 @@ impl Watch {
         } else {
             self.next_bookmark.min(self.last_bookmark).min(self.deadline)
         };
+        if self.clock.deadline() != wakes {
+            self.clock.as_mut().reset(wakes);
+        }
         tokio::select! {
             // The clock first: a feed that always has something would never let it in.
             biased;
-            () = sleep_until(wakes) => {
+            () = self.clock.as_mut() => {
                 let now = Instant::now();
                 self.is_ending |= now >= self.last_bookmark;
                 self.ended = now >= self.deadline;

@@ -3,7 +3,7 @@
 //! Keeps: flags win over the environment, the environment over the file, the file over what is sensible.
 //! A file has the same names as the flags; a name that is not known is refused, not passed over.
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,6 +47,26 @@ pub struct Asked {
         requires = "signing_certificate"
     )]
     pub signing_key: Option<PathBuf>,
+
+    /// For `controllers`: where /healthz and /metrics are, over TLS; 0 for nowhere
+    /// [default: 127.0.0.1:10257]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "KONTIKI_METRICS_BIND_ADDRESS")]
+    pub metrics_bind_address: Option<String>,
+}
+
+/// Where controllers by themselves can be looked at.
+fn metrics(asked: Option<&str>) -> Result<Option<SocketAddr>, Failure> {
+    // Upstream's port.
+    let asked = asked.unwrap_or("127.0.0.1:10257");
+    if asked == "0" {
+        return Ok(None);
+    }
+    asked.parse().map(Some).map_err(|_| {
+        Failure::Usage(format!(
+            "--metrics-bind-address {asked:?} is no address; give one such as 127.0.0.1:10257, or \
+             0 for none"
+        ))
+    })
 }
 
 /// Everything that `start` can be told. All of it is optional: what is left out is looked for elsewhere.
@@ -333,6 +353,7 @@ impl Options {
             selection: selection(&self.controllers)?,
             cluster_cidr: cluster.to_string(),
             service_cidr: service.to_string(),
+            metrics: metrics(asked.metrics_bind_address.as_deref())?,
         })
     }
 

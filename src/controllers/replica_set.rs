@@ -2,6 +2,7 @@
 //!
 //! Keeps: never more pods than asked for because the informer is behind (see `reconcile::pending`).
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,13 +138,14 @@ impl<K: Replicated> Controller<K> {
     /// Creates what is missing, or deletes what is too many.
     async fn balance(&self, key: &Key, owner: &K, active: &[Arc<Pod>]) -> Result<(), Status> {
         let wanted = owner.replicas();
-        if active.len() < wanted {
-            self.create(key, owner, (wanted - active.len()).min(BURST)).await
-        } else {
-            let crowd = crowds(active);
-            let too_many = surplus(active, wanted, &crowd);
-            let gone = too_many.iter().take(BURST).map(AsRef::as_ref);
-            self.writer.delete_all(key, owner, gone).await
+        match active.len().cmp(&wanted) {
+            Ordering::Equal => Ok(()),
+            Ordering::Less => self.create(key, owner, (wanted - active.len()).min(BURST)).await,
+            Ordering::Greater => {
+                let too_many = surplus(active, wanted);
+                let gone = too_many.iter().take(BURST).map(AsRef::as_ref);
+                self.writer.delete_all(key, owner, gone).await
+            }
         }
     }
 
@@ -186,23 +188,18 @@ impl<K: Replicated> Controller<K> {
     }
 }
 
-/// How many of the pods each node has.
-fn crowds(active: &[Arc<Pod>]) -> HashMap<String, usize> {
-    let mut crowds = HashMap::new();
-    for pod in active {
-        *crowds.entry(node_of(pod)).or_insert(0) += 1;
-    }
-    crowds
-}
-
-fn node_of(pod: &Pod) -> String {
-    pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default()
+fn node_of(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default()
 }
 
 /// The pods that go when only `wanted` may stay.
-fn surplus(active: &[Arc<Pod>], wanted: usize, crowd: &HashMap<String, usize>) -> Vec<Arc<Pod>> {
+fn surplus(active: &[Arc<Pod>], wanted: usize) -> Vec<Arc<Pod>> {
+    let mut crowd: HashMap<&str, usize> = HashMap::new();
+    for pod in active {
+        *crowd.entry(node_of(pod)).or_insert(0) += 1;
+    }
     let mut ordered = active.to_vec();
-    let on_node = |pod: &Pod| crowd.get(&node_of(pod)).copied().unwrap_or(0);
+    let on_node = |pod: &Pod| crowd.get(node_of(pod)).copied().unwrap_or(0);
     ordered.sort_by(|a, b| pods::deleted_first(a, b, on_node));
     ordered.truncate(active.len().saturating_sub(wanted));
     ordered
@@ -386,11 +383,11 @@ mod tests {
     fn of_equal_pods_those_go_that_share_a_node() {
         let at = "2026-01-01T00:00:00Z";
         let pods = [pod("a", "n1", at), pod("b", "n2", at), pod("c", "n2", at)];
-        let gone = surplus(&pods, 2, &crowds(&pods));
+        let gone = surplus(&pods, 2);
         assert_eq!(gone.len(), 1);
         assert_eq!(gone[0].spec.as_ref().unwrap().node_name.as_deref(), Some("n2"));
-        assert!(surplus(&pods, 3, &crowds(&pods)).is_empty());
-        assert!(surplus(&pods, 9, &crowds(&pods)).is_empty());
+        assert!(surplus(&pods, 3).is_empty());
+        assert!(surplus(&pods, 9).is_empty());
     }
 
     #[test]

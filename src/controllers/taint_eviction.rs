@@ -1,7 +1,8 @@
 //! Deletes pods from nodes whose `NoExecute` taints they do not tolerate, or not that long.
 //!
 //! Keeps: a pod's time begins when its node was first seen tainted, and goes on when taints change; it ends
-//! with the last taint. A new leader gives every pod its whole time again, as upstream does.
+//! with the last taint. It is really waited for, whatever becomes of the calendar. A new leader gives every
+//! pod its whole time again, as upstream does.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use parking_lot::Mutex;
 use super::disruption_target::{Notice, announce};
 use super::taints::{self, BY_NODE, NO_EXECUTE, Stay, index_by_node, node_of, stay};
 use super::{Context, Loop};
-use crate::reconcile::{Delta, Informer, Key, Next, Reconcile, Recorder};
+use crate::reconcile::{Delta, Informer, Key, Next, Reconcile, Recorder, Steady};
 
 const NAME: &str = "taint-eviction-controller";
 const WORKERS: usize = 8;
@@ -29,10 +30,18 @@ struct Controller {
     client: Client,
     recorder: Recorder,
     clock: Clock,
+    steady: Steady,
     pods: Informer<Pod>,
     nodes: Informer<Node>,
-    /// Since when each pod's node is known to be tainted, with the pod's uid.
-    since: Mutex<HashMap<Key, (String, Timestamp)>>,
+    since: Mutex<HashMap<Key, Tainted>>,
+}
+
+/// What is remembered of a pod on a tainted node.
+struct Tainted {
+    uid: String,
+    since: Timestamp,
+    /// It was told to go when its time is up.
+    ends: bool,
 }
 
 pub fn start(context: &Context) -> Vec<Loop> {
@@ -71,6 +80,7 @@ pub fn start(context: &Context) -> Vec<Loop> {
         client: context.client(NAME),
         recorder: context.recorder.of(NAME),
         clock: context.clock.clone(),
+        steady: Steady::from(&context.clock),
         pods,
         nodes,
         since: Mutex::default(),
@@ -94,41 +104,54 @@ impl Reconcile for Controller {
         let node = pod.as_deref().and_then(node_of);
         let node = node.and_then(|name| self.nodes.get(&Key::new("", name)));
         let taints = node.map(|node| no_execute(&node)).unwrap_or_default();
-        let Some(pod) = pod.filter(|_| !taints.is_empty()) else {
+        let Some(pod) = pod else {
             self.since.lock().remove(key);
             return Ok(Next::WhenChanged);
         };
-        let now = self.clock.now();
-        let since = self.since(key, &pod, now);
-        match due(stay(&pod, &taints), since) {
+        if taints.is_empty() {
+            let known = self.since.lock().remove(key);
+            if known.is_some_and(|it| it.ends && Some(it.uid) == pod.metadata.uid) {
+                let message = format!("Cancelling deletion of Pod {key}");
+                self.recorder.normal(pod.as_ref(), "TaintManagerEviction", message);
+            }
+            return Ok(Next::WhenChanged);
+        }
+        let (now, stay) = (self.steady.now(), stay(&pod, &taints));
+        let since = self.since(key, &pod, stay, now);
+        match due(stay, since) {
             None => Ok(Next::WhenChanged),
             Some(due) if due > now => {
                 let micros = u64::try_from(due.micros_since(now)).unwrap_or(0);
                 Ok(Next::After(Duration::from_micros(micros)))
             }
-            Some(_) => self.evict(key, &pod, now).await,
+            Some(_) => self.evict(key, &pod).await,
         }
     }
 }
 
 impl Controller {
-    fn since(&self, key: &Key, pod: &Pod, now: Timestamp) -> Timestamp {
+    fn since(&self, key: &Key, pod: &Pod, stay: Stay, now: Timestamp) -> Timestamp {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let mut all = self.since.lock();
-        let (known, since) = all.entry(key.clone()).or_insert_with(|| (uid.clone(), now));
-        if *known != uid {
-            (*known, *since) = (uid, now);
+        let known = all.entry(key.clone()).or_insert_with(|| Tainted {
+            uid: uid.clone(),
+            since: now,
+            ends: false,
+        });
+        if known.uid != uid {
+            (known.uid, known.since) = (uid, now);
         }
-        *since
+        known.ends = matches!(stay, Stay::Seconds(_));
+        known.since
     }
 
-    async fn evict(&self, key: &Key, pod: &Pod, now: Timestamp) -> Result<Next, Status> {
+    async fn evict(&self, key: &Key, pod: &Pod) -> Result<Next, Status> {
         self.recorder.normal(
             pod,
             "TaintManagerEviction",
             format!("Marking for deletion Pod {key}"),
         );
-        announce(&self.client, pod, NOTICE, now).await?;
+        announce(&self.client, pod, NOTICE, self.clock.now()).await?;
         let preconditions =
             Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None });
         let options = DeleteOptions { preconditions, ..DeleteOptions::default() };

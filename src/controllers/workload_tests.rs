@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Event, Node, PersistentVolumeClaim, Pod, ServiceAccount};
 use kontiki_api::client::{Client, DeleteOptions, PatchKind, Typed};
 use kontiki_api::object::time::Clock;
 use kontiki_api::sandbox::Sandbox;
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, Selection, Settings, job, ownership, run_all};
+use crate::reconcile::requests::counted;
 use crate::reconcile::{Delta, Informers, Metrics, events};
 
 const NAMESPACE: &str = "default";
@@ -38,6 +39,8 @@ const LOOPS: [&str; 8] = [
 /// A server, its loops and its kubelet; all end with it.
 struct Cluster {
     client: Client,
+    /// What the loops ask for is counted here.
+    asked: Registry,
     sandbox: Sandbox,
     stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -45,16 +48,23 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Cluster {
+        Cluster::by(Clock::System).await
+    }
+
+    /// Its loops go by this clock.
+    async fn by(clock: Clock) -> Cluster {
         let sandbox = Sandbox::start().await;
         let client = sandbox.client();
+        let mut asked = Registry::default();
+        let loops = counted(client.clone(), "sandbox", &mut asked);
         let informers = Informers::new(client.clone());
         let (recorder, writer) = events::recorder(client.clone(), Clock::System);
         let context = Context {
-            client: client.clone(),
+            client: loops,
             informers: informers.clone(),
             recorder,
             metrics: Metrics::new(&mut Registry::default()),
-            clock: Clock::System,
+            clock,
             settings: Settings::default(),
         };
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
@@ -63,7 +73,7 @@ impl Cluster {
         let selection = Selection::new(LOOPS.map(str::to_owned).to_vec()).unwrap();
         let token = stop.clone();
         tasks.spawn(async move { run_all(context, &selection, token).await });
-        Cluster { client, sandbox, stop, tasks }
+        Cluster { client, asked, sandbox, stop, tasks }
     }
 
     async fn stop(mut self) {
@@ -383,5 +393,100 @@ async fn a_cron_job_starts_what_is_due_and_notes_what_ended() {
     };
     cluster.until("report", noted).await;
     assert_eq!(cluster.list::<Job>().await.len(), 1, "one for all that were missed");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_is_refused_is_tried_one_at_a_time_and_told_once() {
+    const TRIES: i32 = 6;
+    let cluster = Cluster::start().await;
+    let mut template = template("run-1");
+    template["spec"]["serviceAccountName"] = "nobody".into();
+    let spec = json!({"replicas": 20, "template": template});
+    let _: ReplicaSet = cluster.create(workload("ReplicaSet", "web", spec)).await;
+    let events = || async {
+        let mut events = cluster.list::<Event>().await;
+        events.retain(|event| event.reason.as_deref() == Some("FailedCreate"));
+        let said: i32 = events.iter().filter_map(|event| event.count).sum();
+        (said >= TRIES).then_some(events)
+    };
+    let events = wait(events).await.expect("it is told of");
+    assert_eq!(events.len(), 1, "it is one event, which counts");
+    let message = events[0].message.as_deref().unwrap_or_default();
+    assert!(message.contains("nobody"), "{message}");
+    let mut page = String::new();
+    prometheus_client::encoding::text::encode(&mut page, &cluster.asked).unwrap();
+    let refused = page.lines().find_map(|line| {
+        line.strip_prefix("rest_client_requests_total{code=\"403\",method=\"POST\"")
+    });
+    let refused: i32 = refused.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap();
+    // Not twenty each time. What is under way while this looks is one or two more than was told.
+    let told = events[0].count.unwrap();
+    assert!((told..=told + 3).contains(&refused), "{refused} tries, {told} told");
+    let account = json!({"metadata": {"name": "nobody", "namespace": NAMESPACE}});
+    let _: ServiceAccount = cluster.create(account).await;
+    cluster
+        .until("web", |it: &ReplicaSet| {
+            it.status.as_ref().is_some_and(|status| status.available_replicas == Some(20))
+        })
+        .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cron_job_keeps_to_its_policy_while_a_job_of_it_runs() {
+    const HOUR_S: i64 = 3600;
+    let clock = Clock::set_at(Clock::System.now());
+    let cluster = Cluster::by(clock.clone()).await;
+    let job = a_job("", "run", json!({}))["spec"].clone();
+    for policy in ["Allow", "Forbid", "Replace"] {
+        let cron = json!({"apiVersion": "batch/v1", "kind": "CronJob",
+            "metadata": {"name": policy.to_lowercase(), "namespace": NAMESPACE},
+            "spec": {"schedule": "0 * * * *", "concurrencyPolicy": policy,
+                "jobTemplate": {"spec": job}}});
+        let _: CronJob = cluster.create(cron).await;
+    }
+    let jobs_of = |jobs: &[Job], cron: &str| -> Vec<String> {
+        let all = jobs.iter().filter(|job| {
+            ownership::controller_of(&job.metadata).is_some_and(|owner| owner.name == cron)
+        });
+        all.filter_map(|job| job.metadata.name.clone()).collect()
+    };
+    // Looked at when an hour has passed: what changes an object has its loop look.
+    let an_hour_later = async |turn: i64| {
+        clock.advance_seconds(HOUR_S);
+        for cron in ["allow", "forbid", "replace"] {
+            let patch = json!({"metadata": {"annotations": {"turn": turn.to_string()}}});
+            cluster.patch::<CronJob>(cron, patch).await;
+        }
+    };
+    an_hour_later(1).await;
+    let first = wait(|| async {
+        let jobs = cluster.list::<Job>().await;
+        (jobs.len() == 3).then_some(jobs)
+    });
+    let first = first.await.expect("each has started one");
+    an_hour_later(2).await;
+    let second = wait(|| async {
+        let jobs = cluster.list::<Job>().await;
+        let replaced = jobs_of(&jobs, "replace");
+        let going = jobs.iter().any(|job| job.metadata.deletion_timestamp.is_some());
+        let settled = jobs_of(&jobs, "allow").len() == 2
+            && replaced.len() == 1
+            && replaced != jobs_of(&first, "replace")
+            && !going;
+        settled.then_some(jobs)
+    });
+    let second = second.await.expect("one has two, one another than before");
+    assert_eq!(jobs_of(&second, "forbid"), jobs_of(&first, "forbid"));
+    let said = wait(|| async {
+        let events = cluster.list::<Event>().await;
+        let said = events.iter().any(|event| {
+            event.reason.as_deref() == Some("JobAlreadyActive")
+                && event.involved_object.name.as_deref() == Some("forbid")
+        });
+        said.then_some(())
+    });
+    said.await.expect("it is told why there is no other");
     cluster.stop().await;
 }

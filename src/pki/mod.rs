@@ -21,6 +21,7 @@ mod kubeconfig;
 mod leaf;
 mod material;
 mod origin;
+mod own;
 mod pin;
 mod renewal;
 pub mod rotation;
@@ -33,6 +34,7 @@ pub use files::{Readers, make_folder, read, replace};
 pub use leaf::Hosts;
 pub use material::{Material, Ports};
 pub use origin::{Beginning, Origin, origin, read_peers, write_peers};
+pub use own::tls_of_this_process;
 pub use pin::{LiveTrust, Trust, client_config, server_name};
 pub use renewal::{Renewal, now};
 

@@ -7,7 +7,7 @@
 //! (an update that leaves them out keeps them, as the API rules).
 
 use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -74,24 +74,27 @@ struct Cache<K> {
 
 struct Index<K> {
     of: IndexOf<K>,
-    keys: HashMap<String, HashSet<Key>>,
+    keys: HashMap<String, BTreeSet<Key>>,
 }
 
 impl<K> Index<K> {
-    fn add(&mut self, key: &Key, object: &K) {
-        for value in (self.of)(object) {
-            self.keys.entry(value).or_default().insert(key.clone());
+    /// The object is another than before, or new, or gone. Most changes leave it where it is.
+    fn change(&mut self, key: &Key, before: Option<&K>, now: Option<&K>) {
+        let values = |object: Option<&K>| object.map(|it| (self.of)(it)).unwrap_or_default();
+        let (before, now) = (values(before), values(now));
+        if before == now {
+            return;
         }
-    }
-
-    fn remove(&mut self, key: &Key, object: &K) {
-        for value in (self.of)(object) {
+        for value in before {
             if let Some(keys) = self.keys.get_mut(&value) {
                 keys.remove(key);
                 if keys.is_empty() {
                     self.keys.remove(&value);
                 }
             }
+        }
+        for value in now {
+            self.keys.entry(value).or_default().insert(key.clone());
         }
     }
 }
@@ -100,10 +103,7 @@ impl<K> Cache<K> {
     fn put(&mut self, key: &Key, object: &Arc<K>) -> Option<Arc<K>> {
         let old = self.objects.insert(key.clone(), object.clone());
         for index in self.indexes.values_mut() {
-            if let Some(old) = &old {
-                index.remove(key, old);
-            }
-            index.add(key, object);
+            index.change(key, old.as_deref(), Some(object));
         }
         old
     }
@@ -111,7 +111,7 @@ impl<K> Cache<K> {
     fn remove(&mut self, key: &Key) -> Option<Arc<K>> {
         let old = self.objects.remove(key)?;
         for index in self.indexes.values_mut() {
-            index.remove(key, &old);
+            index.change(key, Some(&old), None);
         }
         Some(old)
     }
@@ -148,7 +148,7 @@ impl<K: Typed + ListableResource> Informer<K> {
         }
         let mut index = Index { of: Box::new(of), keys: HashMap::new() };
         for (key, object) in &cache.objects {
-            index.add(key, object);
+            index.change(key, None, Some(object));
         }
         cache.indexes.insert(name, index);
     }
@@ -182,9 +182,7 @@ impl<K: Typed + ListableResource> Informer<K> {
         let Some(keys) = cache.indexes.get(name).and_then(|index| index.keys.get(value)) else {
             return Vec::new();
         };
-        let mut keys: Vec<_> = keys.iter().collect();
-        keys.sort();
-        keys.into_iter().filter_map(|key| cache.objects.get(key).cloned()).collect()
+        keys.iter().filter_map(|key| cache.objects.get(key).cloned()).collect()
     }
 
     #[must_use]

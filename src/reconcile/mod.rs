@@ -17,7 +17,9 @@ pub mod metrics;
 pub mod node_rules;
 pub mod pending;
 pub mod queue;
+pub mod requests;
 pub mod runner;
+pub mod steady;
 
 pub use events::Recorder;
 pub use informer::{Delta, Informer, Informers};
@@ -25,6 +27,7 @@ pub use metrics::Metrics;
 pub use pending::Pending;
 pub use queue::Queue;
 pub use runner::{Next, Reconcile, run};
+pub use steady::Steady;
 
 use std::fmt;
 

@@ -23,14 +23,8 @@ const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const VOLUMES_PATIENCE: Duration = Duration::from_secs(600);
 const VOLUMES_LOOK: Duration = Duration::from_millis(250);
 
-/// Binds the pod to the node.
-pub async fn bind(
-    client: &Client,
-    world: &World,
-    key: &Key,
-    chosen: &Chosen,
-) -> Result<(), Status> {
-    bind_volumes(client, world, chosen).await?;
+/// Binds the pod to the node; its volumes are bound by now.
+pub async fn bind(client: &Client, key: &Key, chosen: &Chosen) -> Result<(), Status> {
     let pod = &chosen.prepared.pod;
     let body = json!({
         "apiVersion": "v1", "kind": "Binding",
@@ -40,7 +34,8 @@ pub async fn bind(
     client.create_subresource::<Pod>(&key.namespace, &key.name, "binding", body).await.map(drop)
 }
 
-async fn bind_volumes(client: &Client, world: &World, chosen: &Chosen) -> Result<(), Status> {
+/// Says where the pod goes to those who make its volumes, and waits until they are there.
+pub async fn bind_volumes(client: &Client, world: &World, chosen: &Chosen) -> Result<(), Status> {
     let waiting = chosen.prepared.volumes().waiting();
     for wanted in waiting {
         let metadata = &wanted.claim.metadata;
@@ -70,11 +65,11 @@ fn is_bound(world: &World, key: &Key) -> bool {
 }
 
 /// What becomes of the node that room was made on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nomination<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nomination {
     /// It stays the one that it is.
     Keep,
-    Set(&'a str),
+    Set(String),
     /// There is none any more.
     Clear,
 }
@@ -86,14 +81,14 @@ pub async fn report_unfit(
     key: &Key,
     reason: &str,
     message: &str,
-    nomination: Nomination<'_>,
+    nomination: Nomination,
     now: Timestamp,
 ) -> Result<(), Status> {
     let status = pod.status.as_ref();
     let nominated = status.and_then(|it| it.nominated_node_name.as_deref());
     let nomination = match nomination {
         Nomination::Clear if nominated.is_none() => Nomination::Keep,
-        Nomination::Set(node) if nominated == Some(node) => Nomination::Keep,
+        Nomination::Set(node) if nominated == Some(&*node) => Nomination::Keep,
         other => other,
     };
     let found = status.and_then(|it| it.conditions.as_deref()).unwrap_or_default();

@@ -70,9 +70,8 @@ pub fn schedule(
     world: &World,
     turn: usize,
 ) -> Result<Chosen, Unfit> {
-    let nodes = snapshot.nodes();
-    let unfit = |before, refusals| Unfit { nodes: nodes.len(), before, refusals };
-    if nodes.is_empty() {
+    let unfit = |before, refusals| Unfit { nodes: snapshot.len(), before, refusals };
+    if snapshot.is_empty() {
         return Err(unfit(Some("no nodes available to schedule pods".into()), BTreeMap::new()));
     }
     let prepared = match Prepared::new(pod, snapshot, world) {
@@ -85,7 +84,7 @@ pub fn schedule(
     {
         return Ok(Chosen { node: info.name().to_owned(), prepared });
     }
-    let (candidates, refusals) = search(&prepared, nodes, turn);
+    let (candidates, refusals) = search(&prepared, snapshot, turn);
     match candidates.as_slice() {
         [] => Err(unfit(None, refusals)),
         [only] => Ok(Chosen { node: only.name().to_owned(), prepared }),
@@ -102,13 +101,13 @@ pub fn schedule(
 /// Nodes that can do, until there are enough, and why others cannot.
 fn search(
     prepared: &Prepared,
-    nodes: &[Arc<NodeInfo>],
+    snapshot: &Snapshot,
     turn: usize,
 ) -> (Vec<Arc<NodeInfo>>, BTreeMap<String, Refusal>) {
-    let enough = enough(nodes.len());
+    let enough = enough(snapshot.len());
     let (mut found, mut refusals) = (Vec::new(), BTreeMap::new());
-    for offset in 0..nodes.len() {
-        let info = &nodes[(turn + offset) % nodes.len()];
+    for offset in 0..snapshot.len() {
+        let info = snapshot.at((turn % snapshot.len() + offset) % snapshot.len());
         match prepared.check(info) {
             Ok(()) => {
                 found.push(info.clone());

@@ -1,11 +1,12 @@
 //! Gives pods their nodes.
 //!
 //! One loop decides, on a picture of the cluster that is kept up to date change by change; what it decides is
-//! assumed at once and carried out beside it, many bindings at a time, which the log takes in few entries.
+//! assumed at once and carried out beside it, many writes at a time, which the log takes in few entries.
 //! The decision itself ([`cycle`]) is pure; filters and scores are upstream's default plugins by meaning
 //! and weight.
 //!
-//! Never: waits for a write before it decides on the next pod.
+//! Keeps: a pod is decided on once at a time: it is back in the queue when all that was decided is written.
+//! Never: waits for a write before it decides on the next pod, whether a node was found or room is made.
 
 use std::sync::Arc;
 
@@ -44,8 +45,9 @@ use world::World;
 /// The name in `spec.schedulerName` that means this scheduler, and under which it speaks.
 pub const NAME: &str = "default-scheduler";
 
-/// Bindings under way at a time.
-const BINDINGS_MAX: usize = 256;
+/// Writes under way at a time. Who waits for a place is a pod that was decided on, of which there are no
+/// more than pods.
+const WRITES_MAX: usize = 256;
 
 /// What the scheduler is given.
 pub struct Context {
@@ -90,6 +92,15 @@ struct Scheduler {
     cluster: Mutex<Cluster>,
     waiting: Waiting,
     world: World,
+    writes: Semaphore,
+}
+
+/// What room there is for a pod that no node will do for.
+struct Room {
+    plan: Option<preempt::Plan>,
+    nomination: Nomination,
+    /// Why it has no node, as it is told.
+    message: String,
 }
 
 /// A scheduler that hears of every change from now on; its future runs until `stop`.
@@ -102,6 +113,7 @@ pub fn start(context: Context, stop: CancellationToken) -> impl Future<Output = 
         cluster: Mutex::default(),
         waiting: Waiting::default(),
         world: World::live(&context.informers),
+        writes: Semaphore::new(WRITES_MAX),
     });
     scheduler.metrics.follow(&scheduler);
     listen(&scheduler, &context.informers);
@@ -183,34 +195,35 @@ impl Scheduler {
     }
 
     async fn run(self: Arc<Self>, stop: &CancellationToken) {
-        let bindings = Arc::new(Semaphore::new(BINDINGS_MAX));
         let mut under_way = JoinSet::new();
         let mut turn = 0_usize;
         loop {
             let (key, pod) = tokio::select! {
-                next = self.waiting.next() => next,
-                Some(_) = under_way.join_next(), if !under_way.is_empty() => continue,
+                biased;
                 () = stop.cancelled() => break,
+                Some(_) = under_way.join_next(), if !under_way.is_empty() => continue,
+                next = self.waiting.next() => next,
             };
-            let snapshot = self.cluster.lock().snapshot();
             turn = turn.wrapping_add(1);
             let begin = Instant::now();
+            let snapshot = self.cluster.lock().snapshot();
             let decision = cycle::schedule(&pod, &snapshot, &self.world, turn);
             self.metrics.decided(begin.elapsed());
+            let it = self.clone();
             match decision {
                 Ok(chosen) => {
                     self.cluster.lock().assume(&key, pod, &chosen.node);
-                    let Ok(permit) = bindings.clone().acquire_owned().await else { break };
-                    let it = self.clone();
                     under_way.spawn(async move {
                         let outcome = it.carry_out(key, chosen).await;
                         it.metrics.attempted(outcome, begin.elapsed());
-                        drop(permit);
                     });
                 }
                 Err(unfit) => {
-                    self.make_room(&key, &pod, &unfit, &snapshot).await;
-                    self.metrics.attempted(Outcome::Unschedulable, begin.elapsed());
+                    let room = self.look_for_room(&key, &pod, &unfit, &snapshot);
+                    under_way.spawn(async move {
+                        it.make_room(key, pod, room).await;
+                        it.metrics.attempted(Outcome::Unschedulable, begin.elapsed());
+                    });
                 }
             }
         }
@@ -220,7 +233,13 @@ impl Scheduler {
     async fn carry_out(&self, key: Key, chosen: Chosen) -> Outcome {
         let tries = self.waiting.tries(&key);
         let pod = chosen.prepared.pod.clone();
-        match bind::bind(&self.client, &self.world, &key, &chosen).await {
+        let bound = async {
+            // What volumes wait for may take minutes; they hold no place meanwhile.
+            bind::bind_volumes(&self.client, &self.world, &chosen).await?;
+            let _place = self.writes.acquire().await;
+            bind::bind(&self.client, &key, &chosen).await
+        };
+        match bound.await {
             Ok(()) => {
                 self.waiting.remove(&key);
                 let message = format!("Successfully assigned {key} to {}", chosen.node);
@@ -246,45 +265,55 @@ impl Scheduler {
         }
     }
 
-    /// No node will do as things are: somebody less important goes, or the pod waits.
-    async fn make_room(
+    /// No node will do as things are: somebody less important goes, or the pod waits. What is decided
+    /// counts from now on.
+    fn look_for_room(
         &self,
         key: &Key,
         pod: &Arc<Pod>,
         unfit: &Unfit,
         snapshot: &nodes::Snapshot,
-    ) {
+    ) -> Room {
         let plan = preempt::plan(pod, unfit, snapshot, &self.world);
         self.metrics.preempted(plan.as_ref().ok().map(|plan| plan.victims.len()));
-        let now = self.clock.now();
-        let (nomination, said) = match &plan {
+        let (plan, nomination, said) = match plan {
             Ok(plan) => {
                 self.cluster.lock().nominate(key, pod.clone(), &plan.node);
-                (Nomination::Set(&plan.node), "")
+                let node = plan.node.clone();
+                (Some(plan), Nomination::Set(node), String::new())
             }
-            Err(said) if preempt::is_making_room(pod, snapshot) => {
-                (Nomination::Keep, said.as_str())
-            }
+            Err(said) if preempt::is_making_room(pod, snapshot) => (None, Nomination::Keep, said),
             Err(said) => {
                 self.cluster.lock().take_back_nomination(key);
-                (Nomination::Clear, said.as_str())
+                (None, Nomination::Clear, said)
             }
         };
-        let message = unfit.explain(said);
+        Room { plan, nomination, message: unfit.explain(&said) }
+    }
+
+    /// Carries out what [`Scheduler::look_for_room`] found, and has the pod wait.
+    async fn make_room(&self, key: Key, pod: Arc<Pod>, room: Room) {
+        let Room { plan, nomination, message } = room;
+        let now = self.clock.now();
         tracing::debug!(%key, message, "no node");
         let about = crate::reconcile::events::reference(pod.as_ref());
         let severity = crate::reconcile::events::Severity::Warning;
         self.recorder.say(about, severity, "FailedScheduling", message.clone(), "Scheduling");
-        let written =
-            bind::report_unfit(&self.client, pod, key, "Unschedulable", &message, nomination, now)
-                .await;
-        let evicted = match (&written, &plan) {
-            (Ok(()), Ok(plan)) => bind::evict(&self.client, &self.recorder, pod, plan, now).await,
-            _ => Ok(()),
+        let written = async {
+            let _place = self.writes.acquire().await;
+            let reason = "Unschedulable";
+            bind::report_unfit(&self.client, &pod, &key, reason, &message, nomination, now).await?;
+            match &plan {
+                Some(plan) => bind::evict(&self.client, &self.recorder, &pod, plan, now).await,
+                None => Ok(()),
+            }
         };
-        if let Err(status) = written.and(evicted) {
+        if let Err(status) = written.await {
             tracing::warn!(%key, %status, "the pod was not told why it has no node");
         }
-        self.waiting.failed(key, false);
+        self.waiting.failed(&key, false);
     }
 }
+
+#[cfg(test)]
+mod tests;

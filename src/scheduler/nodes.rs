@@ -16,19 +16,45 @@ use crate::reconcile::Key;
 /// A port of the host, as a pod takes it: (address, protocol, port).
 pub type HostPort = (String, String, i32);
 
-/// One node and what runs there.
+/// A pod on a node, with all that is reckoned from it once.
+struct Placed {
+    key: Key,
+    pod: Arc<Pod>,
+    requests: Resources,
+    weighed: Resources,
+    ports: Vec<HostPort>,
+    has_affinity: bool,
+    has_required_anti_affinity: bool,
+}
+
+impl Placed {
+    fn new(key: Key, pod: Arc<Pod>) -> Placed {
+        Placed {
+            requests: requests(&pod),
+            weighed: requests_for_scoring(&pod),
+            ports: host_ports(&pod),
+            has_affinity: has_affinity(&pod),
+            has_required_anti_affinity: has_required_anti_affinity(&pod),
+            key,
+            pod,
+        }
+    }
+}
+
+/// One node and what runs there. A clone shares the pods, so that the living picture and a snapshot differ
+/// in pointers and sums alone.
 #[derive(Clone, Default)]
 pub struct NodeInfo {
     pub node: Arc<Node>,
     pub allocatable: Resources,
     pub pods_max: i64,
-    pub pods: BTreeMap<Key, Arc<Pod>>,
+    pods: Vec<Arc<Placed>>,
     pub requested: Resources,
     /// The same for scoring.
     pub weighed: Resources,
     pub ports: Vec<HostPort>,
     /// Sizes of the images that are there, by each of their names.
-    pub images: HashMap<String, i64>,
+    pub images: Arc<HashMap<String, i64>>,
     /// How many of the pods keep others away, or want company.
     pub with_affinity: usize,
     pub with_required_anti_affinity: usize,
@@ -53,7 +79,7 @@ impl NodeInfo {
         self.allocatable = Resources::of(allocatable);
         let pods = allocatable.and_then(|list| list.get("pods"));
         self.pods_max = pods.and_then(|pods| pods.0.parse().ok()).unwrap_or(0);
-        self.images = status
+        let images = status
             .and_then(|status| status.images.as_ref())
             .into_iter()
             .flatten()
@@ -62,30 +88,43 @@ impl NodeInfo {
                 image.names.iter().flatten().map(move |name| (name.clone(), size))
             })
             .collect();
+        self.images = Arc::new(images);
         self.node = node;
     }
 
+    /// In no order that means anything.
+    pub fn pods(&self) -> impl Iterator<Item = (&Key, &Arc<Pod>)> {
+        self.pods.iter().map(|placed| (&placed.key, &placed.pod))
+    }
+
+    #[must_use]
+    pub fn pods_count(&self) -> usize {
+        self.pods.len()
+    }
+
     pub fn add(&mut self, key: Key, pod: Arc<Pod>) {
-        self.requested.add(&requests(&pod));
-        self.weighed.add(&requests_for_scoring(&pod));
-        self.ports.extend(host_ports(&pod));
-        self.with_affinity += usize::from(has_affinity(&pod));
-        self.with_required_anti_affinity += usize::from(has_required_anti_affinity(&pod));
-        self.pods.insert(key, pod);
+        let placed = Placed::new(key, pod);
+        self.requested.add(&placed.requests);
+        self.weighed.add(&placed.weighed);
+        self.ports.extend(placed.ports.iter().cloned());
+        self.with_affinity += usize::from(placed.has_affinity);
+        self.with_required_anti_affinity += usize::from(placed.has_required_anti_affinity);
+        self.pods.push(Arc::new(placed));
     }
 
     pub fn remove(&mut self, key: &Key) -> Option<Arc<Pod>> {
-        let pod = self.pods.remove(key)?;
-        self.requested.subtract(&requests(&pod));
-        self.weighed.subtract(&requests_for_scoring(&pod));
-        for port in host_ports(&pod) {
-            if let Some(at) = self.ports.iter().position(|taken| *taken == port) {
+        let at = self.pods.iter().position(|placed| placed.key == *key)?;
+        let placed = self.pods.swap_remove(at);
+        self.requested.subtract(&placed.requests);
+        self.weighed.subtract(&placed.weighed);
+        for port in &placed.ports {
+            if let Some(at) = self.ports.iter().position(|taken| taken == port) {
                 self.ports.swap_remove(at);
             }
         }
-        self.with_affinity -= usize::from(has_affinity(&pod));
-        self.with_required_anti_affinity -= usize::from(has_required_anti_affinity(&pod));
-        Some(pod)
+        self.with_affinity -= usize::from(placed.has_affinity);
+        self.with_required_anti_affinity -= usize::from(placed.has_required_anti_affinity);
+        Some(placed.pod.clone())
     }
 }
 
@@ -126,33 +165,91 @@ fn has_required_anti_affinity(pod: &Pod) -> bool {
 pub struct Snapshot {
     nodes: Arc<Vec<Arc<NodeInfo>>>,
     by_name: Arc<HashMap<String, usize>>,
+    /// Where in `nodes` those are whose pods have something to say about others.
+    with_affinity: Arc<BTreeSet<usize>>,
+    with_required_anti_affinity: Arc<BTreeSet<usize>>,
+    /// One that is looked at as if it were otherwise.
+    imagined: Option<(usize, Arc<NodeInfo>)>,
 }
 
 impl Snapshot {
     #[must_use]
     pub fn new(nodes: Vec<Arc<NodeInfo>>) -> Snapshot {
         let by_name = nodes.iter().enumerate().map(|(at, info)| (info.name().to_owned(), at));
-        Snapshot { by_name: Arc::new(by_name.collect()), nodes: Arc::new(nodes) }
+        let those = |of: fn(&NodeInfo) -> usize| {
+            let found = nodes.iter().enumerate().filter(|(_, info)| of(info) > 0);
+            Arc::new(found.map(|(at, _)| at).collect())
+        };
+        Snapshot {
+            by_name: Arc::new(by_name.collect()),
+            with_affinity: those(|info| info.with_affinity),
+            with_required_anti_affinity: those(|info| info.with_required_anti_affinity),
+            nodes: Arc::new(nodes),
+            imagined: None,
+        }
     }
 
     #[must_use]
-    pub fn nodes(&self) -> &[Arc<NodeInfo>] {
-        &self.nodes
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// By its place, which is less than [`Snapshot::len`].
+    #[must_use]
+    pub fn at(&self, at: usize) -> &Arc<NodeInfo> {
+        match &self.imagined {
+            Some((place, info)) if *place == at => info,
+            _ => &self.nodes[at],
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<NodeInfo>> {
+        (0..self.len()).map(|at| self.at(at))
+    }
+
+    /// Those whose pods keep others away or want company; the others need not be looked at for that.
+    pub fn with_affinity(&self) -> impl Iterator<Item = &Arc<NodeInfo>> {
+        self.with_affinity.iter().map(|at| self.at(*at))
+    }
+
+    /// Those whose pods must not have some others beside them.
+    pub fn with_required_anti_affinity(&self) -> impl Iterator<Item = &Arc<NodeInfo>> {
+        self.with_required_anti_affinity.iter().map(|at| self.at(*at))
     }
 
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<NodeInfo>> {
-        self.by_name.get(name).map(|at| &self.nodes[*at])
+        self.by_name.get(name).map(|at| self.at(*at))
     }
 
-    /// The same picture with one node imagined otherwise.
+    /// The same picture with some pods of one node taken away. Costs nothing that grows with the nodes.
     #[must_use]
     pub fn with(&self, info: NodeInfo) -> Snapshot {
-        let mut nodes = Vec::clone(&self.nodes);
-        if let Some(at) = self.by_name.get(info.name()) {
-            nodes[*at] = Arc::new(info);
-        }
-        Snapshot { nodes: Arc::new(nodes), by_name: self.by_name.clone() }
+        let at = self.by_name.get(info.name()).copied();
+        Snapshot { imagined: at.map(|at| (at, Arc::new(info))), ..self.clone() }
+    }
+
+    /// Shows a node as it is now, if it was there before.
+    fn show(&mut self, name: &str, info: &Arc<NodeInfo>) {
+        let Some(at) = self.by_name.get(name).copied() else { return };
+        let mark = |places: &mut Arc<BTreeSet<usize>>, is_one: bool| {
+            if places.contains(&at) != is_one {
+                let places = Arc::make_mut(places);
+                if is_one {
+                    places.insert(at)
+                } else {
+                    places.remove(&at)
+                };
+            }
+        };
+        mark(&mut self.with_affinity, info.with_affinity > 0);
+        mark(&mut self.with_required_anti_affinity, info.with_required_anti_affinity > 0);
+        Arc::make_mut(&mut self.nodes)[at] = info.clone();
     }
 }
 
@@ -292,13 +389,10 @@ impl Cluster {
         if stale.whole {
             let known = self.nodes.values().filter(|info| !info.name().is_empty());
             self.snapshot = Snapshot::new(known.cloned().collect());
-        } else if !stale.nodes.is_empty() {
-            let shown = Arc::make_mut(&mut self.snapshot.nodes);
+        } else {
             for name in stale.nodes {
-                if let (Some(at), Some(info)) =
-                    (self.snapshot.by_name.get(&name), self.nodes.get(&name))
-                {
-                    shown[*at] = info.clone();
+                if let Some(info) = self.nodes.get(&name) {
+                    self.snapshot.show(&name, info);
                 }
             }
         }
@@ -345,7 +439,7 @@ mod tests {
     fn a_pod_may_be_heard_of_before_its_node() {
         let mut cluster = Cluster::default();
         cluster.put_pod(&Key::new("ns", "p"), pod("a"));
-        assert!(cluster.snapshot().nodes().is_empty());
+        assert!(cluster.snapshot().is_empty());
         cluster.put_node(node("a"));
         assert_eq!(cluster.snapshot().get("a").unwrap().requested.cpu, 500);
     }
@@ -357,13 +451,57 @@ mod tests {
         let key = Key::new("ns", "p");
         cluster.put_pod(&key, pod("a"));
         cluster.remove_node("a");
-        assert!(cluster.snapshot().nodes().is_empty());
+        assert!(cluster.snapshot().is_empty());
         assert_eq!(cluster.counts(), Counts { nodes: 0, pods: 1, assumed: 0 });
         cluster.put_node(node("a"));
         assert_eq!(cluster.snapshot().get("a").unwrap().requested.cpu, 500);
         cluster.remove_node("a");
         cluster.remove_pod(&key);
         assert!(cluster.nodes.is_empty(), "nobody names it any more");
+    }
+
+    #[test]
+    fn nodes_whose_pods_mind_others_are_known_by_that_as_pods_come_and_go() {
+        let apart = json!({"requiredDuringSchedulingIgnoredDuringExecution": [
+            {"topologyKey": "kubernetes.io/hostname", "labelSelector": {}}]});
+        let shy = json!({"spec": {"containers": [], "affinity": {"podAntiAffinity": apart}}});
+        let shy: Arc<Pod> = Arc::new(serde_json::from_value(shy).unwrap());
+        let mut cluster = Cluster::default();
+        cluster.put_node(node("a"));
+        cluster.put_node(node("b"));
+        let minding = |cluster: &mut Cluster| -> Vec<String> {
+            let snapshot = cluster.snapshot();
+            let found = snapshot.with_required_anti_affinity().map(|it| it.name().to_owned());
+            let found: Vec<_> = found.collect();
+            assert_eq!(found.len(), snapshot.with_affinity().count());
+            found
+        };
+        assert!(minding(&mut cluster).is_empty());
+        let key = Key::new("ns", "p");
+        cluster.assume(&key, shy, "b");
+        assert_eq!(minding(&mut cluster), ["b"]);
+        cluster.put_node(node("c"));
+        assert_eq!(minding(&mut cluster), ["b"], "all were looked at anew");
+        cluster.remove_pod(&key);
+        assert!(minding(&mut cluster).is_empty());
+    }
+
+    #[test]
+    fn a_node_can_be_imagined_otherwise_and_the_picture_stays() {
+        let mut cluster = Cluster::default();
+        cluster.put_node(node("a"));
+        cluster.put_node(node("b"));
+        let key = Key::new("ns", "p");
+        cluster.assume(&key, pod(""), "b");
+        let snapshot = cluster.snapshot();
+        let mut emptied = NodeInfo::clone(snapshot.get("b").unwrap());
+        emptied.remove(&key);
+        let imagined = snapshot.with(emptied);
+        let used = |snapshot: &Snapshot| -> Vec<i64> {
+            snapshot.iter().map(|info| info.requested.cpu).collect()
+        };
+        assert_eq!(used(&imagined), [0, 0]);
+        assert_eq!(used(&snapshot), [0, 500]);
     }
 
     #[test]
@@ -380,7 +518,7 @@ mod tests {
         cluster.put_node(node("c"));
         cluster.remove_node("a");
         let last = cluster.snapshot();
-        let names: Vec<&str> = last.nodes().iter().map(|info| info.name()).collect();
+        let names: Vec<&str> = last.iter().map(|info| info.name()).collect();
         assert_eq!(names, ["b", "c"]);
         assert_eq!(last.get("b").unwrap().requested.cpu, 500);
     }

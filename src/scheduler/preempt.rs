@@ -48,8 +48,8 @@ pub fn plan(
     }
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let mut plans: Vec<Plan> = Vec::new();
-    let enough = (snapshot.nodes().len() / 10).max(CANDIDATES_MIN);
-    for info in snapshot.nodes() {
+    let enough = (snapshot.len() / 10).max(CANDIDATES_MIN);
+    for info in snapshot.iter() {
         let may_help = unfit.refusals.get(info.name()).is_none_or(|it| it.preemption_may_help);
         if unfit.before.is_some() || !may_help {
             *reasons.entry(NOT_HELPFUL.into()).or_insert(0) += 1;
@@ -65,7 +65,7 @@ pub fn plan(
     }
     plans.into_iter().min_by_key(loss).ok_or_else(|| {
         let all = reasons.iter().flat_map(|(reason, count)| std::iter::repeat_n(reason, *count));
-        format!("preemption: 0/{} nodes are available: {}.", snapshot.nodes().len(), histogram(all))
+        format!("preemption: 0/{} nodes are available: {}.", snapshot.len(), histogram(all))
     })
 }
 
@@ -73,7 +73,7 @@ pub fn plan(
 pub fn is_making_room(pod: &Pod, snapshot: &Snapshot) -> bool {
     let nominated = pod.status.as_ref().and_then(|it| it.nominated_node_name.as_deref());
     nominated.and_then(|name| snapshot.get(name)).is_some_and(|info| {
-        info.pods.values().any(|other| {
+        info.pods().any(|(_, other)| {
             other.metadata.deletion_timestamp.is_some() && priority(other) < priority(pod)
         })
     })
@@ -87,8 +87,7 @@ fn victims(
 ) -> Option<Plan> {
     let important = priority(pod);
     let mut lesser: Vec<_> = info
-        .pods
-        .iter()
+        .pods()
         .filter(|(_, other)| priority(other) < important)
         .map(|(key, other)| (key.clone(), other.clone()))
         .collect();
@@ -96,7 +95,8 @@ fn victims(
         return None;
     }
     // The most important first, and of equals those that run longest.
-    lesser.sort_by_key(|(_, other)| (Reverse(priority(other)), started(other)));
+    lesser
+        .sort_by_cached_key(|(key, other)| (Reverse(priority(other)), started(other), key.clone()));
     let mut room = NodeInfo::clone(info);
     lesser.iter().for_each(|(key, _)| drop(room.remove(key)));
     if !fits(pod, &room, snapshot, world) {

@@ -40,7 +40,7 @@ pub fn totals(
     world: &World,
 ) -> Vec<i64> {
     let pod = &prepared.pod;
-    let wanted = requests_for_scoring(pod);
+    let (wanted, names) = (requests_for_scoring(pod), names_of_images(pod));
     let each = |score: &dyn Fn(&NodeInfo) -> i64| -> Vec<i64> {
         candidates.iter().map(|info| score(info)).collect()
     };
@@ -51,7 +51,7 @@ pub fn totals(
         (COMPANY, company(pod, candidates, snapshot, world)),
         (LEAST_ALLOCATED, each(&|info| least_allocated(&wanted, info))),
         (BALANCED, each(&|info| balanced(&wanted, info))),
-        (IMAGES, each(&|info| images(pod, info))),
+        (IMAGES, each(&|info| images(&names, info))),
     ];
     (0..candidates.len())
         .map(|at| views.iter().map(|(weight, view)| weight * view[at]).sum())
@@ -120,18 +120,25 @@ fn balanced(wanted: &Resources, info: &NodeInfo) -> i64 {
     score
 }
 
-/// Bytes of the pod's images that are there already.
-fn images(pod: &Pod, info: &NodeInfo) -> i64 {
-    let Some(spec) = &pod.spec else { return 0 };
+/// The images of a pod, each by the names that a node may know it by.
+fn names_of_images(pod: &Pod) -> Vec<[String; 2]> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let (mut there, mut count) = (0_i64, 0_i64);
-    for image in containers.filter_map(|container| container.image.as_deref()) {
-        count += 1;
-        let named = |name: &str| info.images.get(name).copied();
-        let tagged = named(image).or_else(|| named(&format!("{image}:latest")));
-        there = there.saturating_add(tagged.unwrap_or(0));
+    let images = containers.filter_map(|container| container.image.as_deref());
+    images.map(|image| [image.to_owned(), format!("{image}:latest")]).collect()
+}
+
+/// Bytes of the images that are there already.
+fn images(wanted: &[[String; 2]], info: &NodeInfo) -> i64 {
+    if wanted.is_empty() {
+        return 0;
     }
-    let most = IMAGE_BYTES_MAX * count.max(1);
+    let sizes = wanted.iter().map(|names| {
+        let known = names.iter().find_map(|name| info.images.get(name).copied());
+        known.unwrap_or(0)
+    });
+    let there = sizes.fold(0_i64, i64::saturating_add);
+    let most = IMAGE_BYTES_MAX * i64::try_from(wanted.len()).unwrap_or(1);
     let there = there.clamp(IMAGE_BYTES_MIN, most);
     BEST * (there - IMAGE_BYTES_MIN) / (most - IMAGE_BYTES_MIN)
 }
@@ -179,16 +186,15 @@ fn company(
     let (likes, dislikes) = wishes(pod);
     let asks = !likes.is_empty() || !dislikes.is_empty();
     let mut worth: HashMap<(String, String), i64> = HashMap::new();
-    for info in snapshot.nodes() {
-        if !asks && info.with_affinity == 0 {
-            continue;
-        }
+    let those: Vec<&Arc<NodeInfo>> =
+        if asks { snapshot.iter().collect() } else { snapshot.with_affinity().collect() };
+    for info in those {
         let mut add = |term: &Term, weight: i64| {
             if let Some(value) = info.label(&term.key) {
                 *worth.entry((term.key.clone(), value.to_owned())).or_insert(0) += weight;
             }
         };
-        for other in info.pods.values() {
+        for (_, other) in info.pods() {
             for (sign, terms) in [(1, likes), (-1, dislikes)] {
                 for (weight, term) in weighted(terms, pod) {
                     if term.matches(other, world) {

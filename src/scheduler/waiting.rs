@@ -5,7 +5,7 @@
 //! A change that comes while a pod is being decided on is not missed: it counts for that pod too.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ struct State {
     /// Due at a time: those that back off, and those whose patience ends.
     later: BTreeMap<(Instant, u64), Key>,
     number: u64,
+    /// Those that wait for a change that might help.
+    unfit: HashSet<Key>,
     /// Goes up with each change that might help.
     changes: u64,
 }
@@ -159,7 +161,8 @@ impl Waiting {
 
     /// The pod got no node. `soon` when that is no fault of the cluster (a binding that failed).
     pub fn failed(&self, key: &Key, soon: bool) {
-        let mut state = self.state.lock();
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         let changes = state.changes;
         let ticket = state.next_number();
         let Some(entry) = state.pods.get_mut(key) else { return };
@@ -171,6 +174,7 @@ impl Waiting {
             earliest
         } else {
             entry.place = Place::Unfit { earliest, until: now + PATIENCE, ticket };
+            state.unfit.insert(key.clone());
             now + PATIENCE
         };
         state.later.insert((until, ticket), key.clone());
@@ -181,16 +185,15 @@ impl Waiting {
     pub fn stir(&self) {
         let mut state = self.state.lock();
         state.changes += 1;
-        let unfit: Vec<_> = state
-            .pods
-            .iter()
-            .filter_map(|(key, entry)| match entry.place {
-                Place::Unfit { earliest, .. } => Some((key.clone(), earliest)),
-                _ => None,
-            })
-            .collect();
+        if state.unfit.is_empty() {
+            return;
+        }
         let now = Instant::now();
-        for (key, earliest) in unfit {
+        for key in std::mem::take(&mut state.unfit) {
+            let Some(Place::Unfit { earliest, .. }) = state.pods.get(&key).map(|it| it.place)
+            else {
+                continue;
+            };
             if earliest <= now {
                 state.activate(&key);
             } else {
@@ -228,8 +231,12 @@ impl State {
                 let rank = (Reverse(priority(&entry.pod)), entry.since);
                 self.active.remove(&(rank, key.clone()));
             }
-            Place::BackingOff { until, ticket } | Place::Unfit { until, ticket, .. } => {
+            Place::BackingOff { until, ticket } => {
                 self.later.remove(&(until, ticket));
+            }
+            Place::Unfit { until, ticket, .. } => {
+                self.later.remove(&(until, ticket));
+                self.unfit.remove(key);
             }
             Place::Taken { .. } => {}
         }

@@ -29,7 +29,11 @@ async fn a_wrong_flag_is_named_with_what_may_have_been_meant() {
         .await;
     check(&["start", "master", "--api-port", "70000"], 2, &["--api-port", "70000"]).await;
     check(&["start", "node", "--peer-port", "1"], 2, &["--peer-port", "start master"]).await;
-    check(&["start", "master", "controllers"], 2, &["--kubeconfig"]).await;
+    let controllers = ["start", "master", "controllers"];
+    check(&controllers, 2, &["--kubeconfig"]).await;
+    let nowhere = ["--kubeconfig", "none", "--metrics-bind-address", "here"];
+    let nowhere: Vec<&str> = controllers.into_iter().chain(nowhere).collect();
+    check(&nowhere, 2, &["--metrics-bind-address", "here", "127.0.0.1:10257"]).await;
     check(&["frobnicate"], 2, &["frobnicate"]).await;
 }
 

@@ -115,3 +115,44 @@ async fn a_rollout_that_gets_stuck_says_so_keeps_the_old_pods_and_is_undone() {
     let pods = tour.until_ready("app=web", 3).await;
     assert!(pods.iter().all(|pod| image(pod) == "web:1"), "{pods:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_sets_go_what_never_ran_is_skipped_and_a_new_size_is_shared_in_proportion() {
+    let tour = Tour::with_nodes(2).await;
+    let spec = |more: serde_json::Value| {
+        let mut spec = json!({"replicas": 10, "revisionHistoryLimit": 0, "strategy": {
+            "rollingUpdate": {"maxSurge": 3, "maxUnavailable": 2}}});
+        crate::bed::merge(&mut spec, more);
+        spec
+    };
+    let apply = async |version: &str, orders: serde_json::Value, more: serde_json::Value| {
+        let template = template("web", version, orders);
+        tour.kubectl.apply(&workload("Deployment", "web", &template, spec(more))).await;
+    };
+    apply("web:1", json!({}), json!({})).await;
+    tour.until_ready("app=web", 10).await;
+    let sizes = |sets: &[serde_json::Value], version: &str| {
+        let of = |set: &&serde_json::Value| image(&set["spec"]["template"]) == version;
+        sets.iter().find(of).and_then(|set| set["spec"]["replicas"].as_i64())
+    };
+    // Eight of the old stay, five of the new are there and never ready.
+    apply("web:2", json!({"does": "unready"}), json!({})).await;
+    tour.until_all::<ReplicaSet>("app=web", |sets| {
+        sizes(sets, "web:1") == Some(8) && sizes(sets, "web:2") == Some(5)
+    })
+    .await;
+    tour.run("scale deployment web --replicas=30").await;
+    tour.until_all::<ReplicaSet>("app=web", |sets| {
+        sizes(sets, "web:1") == Some(20) && sizes(sets, "web:2") == Some(13)
+    })
+    .await;
+    // Another version takes the place of one that never ran.
+    apply("web:3", json!({}), json!({"replicas": 6})).await;
+    tour.run("rollout status deployment/web --timeout=60s").await;
+    let pods = tour.until_ready("app=web", 6).await;
+    assert!(pods.iter().all(|pod| image(pod) == "web:3"), "{pods:?}");
+    tour.until_all::<ReplicaSet>("app=web", |sets| {
+        sets.len() == 1 && sizes(sets, "web:3") == Some(6)
+    })
+    .await;
+}

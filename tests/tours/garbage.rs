@@ -1,10 +1,10 @@
 //! What goes with its owner, what stays, and namespaces that go whole.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ReplicationController};
 use serde_json::json;
 
-use crate::bed::{Tour, is_going};
+use crate::bed::{Tour, is_going, template};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deletes_cascade_as_they_are_asked_to() {
@@ -88,4 +88,51 @@ async fn a_namespace_loses_its_pods_before_all_else() {
     let free = json!({"metadata": {"finalizers": null}});
     tour.run(&format!("patch pod web -n shop --type=merge -p {free}")).await;
     tour.run("wait --for=delete namespace/shop --timeout=60s").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replication_controller_leaves_its_pods_or_goes_after_them() {
+    let tour = Tour::with_nodes(1).await;
+    let controller = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": name},
+            "spec": {"replicas": 2, "selector": {"app": name},
+                "template": template(name, "i:1", json!({}))}})
+    };
+    tour.kubectl.apply(&controller("left")).await;
+    let pods = tour.until_ready("app=left", 2).await;
+    tour.run("delete replicationcontroller left --cascade=orphan").await;
+    let orphans = |all: &[serde_json::Value]| {
+        all.len() == 2 && all.iter().all(|pod| pod["metadata"]["ownerReferences"].is_null())
+    };
+    let left = tour.until_all::<Pod>("app=left", orphans).await;
+    let uid = |pod: &serde_json::Value| pod["metadata"]["uid"].clone();
+    assert!(left.iter().all(|pod| pods.iter().any(|it| uid(it) == uid(pod))), "the same pods");
+
+    tour.kubectl.apply(&controller("last")).await;
+    let pods = tour.until_ready("app=last", 2).await;
+    let hold = json!({"metadata": {"finalizers": ["example.com/hold"]}});
+    let held = pods[0]["metadata"]["name"].as_str().unwrap();
+    tour.run(&format!("patch pod {held} --type=merge -p {hold}")).await;
+    tour.run("delete replicationcontroller last --cascade=foreground --wait=false").await;
+    tour.until_all::<Pod>("app=last", |pods| pods.len() == 1 && is_going(&pods[0])).await;
+    let waits = tour.get::<ReplicationController>("last").await.unwrap();
+    assert_eq!(waits["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+    let free = json!({"metadata": {"finalizers": null}});
+    tour.run(&format!("patch pod {held} --type=merge -p {free}")).await;
+    tour.until_gone::<ReplicationController>("last").await;
+    assert!(tour.list::<Pod>("app=last").await.is_empty(), "they went before it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_root_certificate_comes_back_as_it_was_when_it_is_deleted_or_changed() {
+    let tour = Tour::with_nodes(0).await;
+    let root = "kube-root-ca.crt";
+    let before = tour.until::<ConfigMap>(root, |_| true).await;
+    tour.run(&format!("delete configmap {root}")).await;
+    let uid = before["metadata"]["uid"].clone();
+    let back = tour.until::<ConfigMap>(root, |it| it["metadata"]["uid"] != uid).await;
+    assert_eq!(back["data"], before["data"]);
+    let other = json!({"data": {"ca.crt": "nothing"}});
+    tour.run(&format!("patch configmap {root} -p {other}")).await;
+    tour.until::<ConfigMap>(root, |it| it["data"] == before["data"]).await;
 }

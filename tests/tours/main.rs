@@ -19,3 +19,4 @@ mod services;
 mod split;
 mod stateful_sets;
 mod statuses;
+mod volumes;

@@ -94,3 +94,32 @@ async fn pods_of_a_node_that_falls_silent_are_replaced_and_it_is_taken_back_when
     let pods = tour.until_ready("app=web", 4).await;
     assert!(pods.iter().all(|pod| !name(pod).is_empty() && node(pod) != lost), "{pods:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_was_to_leave_stays_when_the_taint_is_taken_away() {
+    let tour = Tour::with_nodes(1).await;
+    let tolerates = json!([{"key": "fire", "operator": "Exists", "effect": "NoExecute",
+        "tolerationSeconds": 60}]);
+    tour.kubectl.apply(&pod("calm", tolerates)).await;
+    tour.run("wait --for=condition=ready pod/calm --timeout=60s").await;
+    tour.run("taint node hollow-0 fire=yes:NoExecute").await;
+    tour.until::<Node>("hollow-0", |node| node["spec"]["taints"][0]["key"] == "fire").await;
+    // That it is counted is seen by a pod that has no time at all.
+    tour.kubectl
+        .apply(&{
+            let mut bound = pod("hasty", json!([]));
+            bound["spec"]["nodeName"] = "hollow-0".into();
+            bound
+        })
+        .await;
+    tour.run("wait --for=delete pod/hasty --timeout=60s").await;
+    tour.run("taint node hollow-0 fire-").await;
+    tour.until_all::<k8s_openapi::api::core::v1::Event>("", |events| {
+        events.iter().any(|event| {
+            event["involvedObject"]["name"] == "calm"
+                && event["message"] == "Cancelling deletion of Pod default/calm"
+        })
+    })
+    .await;
+    assert!(is_ready(&tour.get::<Pod>("calm").await.unwrap()));
+}

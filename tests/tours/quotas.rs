@@ -1,10 +1,12 @@
 //! Quotas, and budgets of disruption.
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::ResourceQuota;
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
-use crate::bed::{Tour, is_ready, node};
+use serde_json::{Value, json};
+
+use crate::bed::{Tour, is_ready, node, template};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quota_stops_pods_says_so_once_and_lets_them_in_when_it_is_raised() {
@@ -84,4 +86,59 @@ async fn a_drain_keeps_to_the_budget_and_is_held_up_by_one_that_allows_nothing()
     let said = tour.kubectl.try_run(&format!("drain {held} --timeout=2s")).await.unwrap_err();
     assert!(said.contains("would violate the pod's disruption budget"), "{said}");
     assert_eq!(tour.until_ready("app=web", 4).await.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_is_full_at_its_edge_and_scopes_say_which_pods_it_counts() {
+    let tour = Tour::with_nodes(1).await;
+    let used = |name: &'static str, count: &'static str| {
+        move |quota: &Value| quota["status"]["used"][name] == count
+    };
+    tour.run("create quota edge --hard=replicationcontrollers=1").await;
+    tour.until::<ResourceQuota>("edge", used("replicationcontrollers", "0")).await;
+    let controller = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": name},
+            "spec": {"replicas": 0, "selector": {"app": name},
+                "template": template(name, "i:1", json!({}))}})
+    };
+    tour.kubectl.apply(&controller("one")).await;
+    tour.until::<ResourceQuota>("edge", used("replicationcontrollers", "1")).await;
+    let said = tour.kubectl.feed("create -f -", &controller("two").to_string()).await.unwrap_err();
+    assert!(said.contains("exceeded quota: edge"), "{said}");
+    tour.run("delete replicationcontroller one").await;
+    tour.until::<ResourceQuota>("edge", used("replicationcontrollers", "0")).await;
+    tour.kubectl.apply(&controller("two")).await;
+
+    for (name, scope) in [
+        ("best", "BestEffort"),
+        ("paid", "NotBestEffort"),
+        ("ending", "Terminating"),
+        ("staying", "NotTerminating"),
+    ] {
+        tour.run(&format!("create quota {name} --hard=pods=5 --scopes={scope}")).await;
+        tour.until::<ResourceQuota>(name, used("pods", "0")).await;
+    }
+    let pod = |name: &str, more: Value, resources: Value| {
+        let mut pod = template(name, "i:1", json!({}));
+        pod["apiVersion"] = "v1".into();
+        pod["kind"] = "Pod".into();
+        pod["metadata"]["name"] = name.into();
+        pod["spec"]["containers"][0]["resources"] = resources;
+        crate::bed::merge(&mut pod["spec"], more);
+        pod
+    };
+    let asks = json!({"requests": {"cpu": "100m", "memory": "32Mi"}});
+    tour.kubectl.apply(&pod("cheap", json!({}), json!({}))).await;
+    tour.kubectl.apply(&pod("short", json!({"activeDeadlineSeconds": 3600}), asks)).await;
+    let counts = async |expected: [&'static str; 4]| {
+        for (name, count) in ["best", "paid", "ending", "staying"].into_iter().zip(expected) {
+            tour.until::<ResourceQuota>(name, used("pods", count)).await;
+        }
+    };
+    counts(["1", "1", "1", "1"]).await;
+    tour.run("delete pod cheap").await;
+    tour.until_gone::<Pod>("cheap").await;
+    counts(["0", "1", "1", "0"]).await;
+    tour.run("delete pod short").await;
+    counts(["0", "0", "0", "0"]).await;
 }

@@ -141,3 +141,35 @@ async fn a_more_important_pod_takes_the_place_of_a_less_important_one() {
     let waiting = pods.iter().filter(|pod| node(pod).is_empty()).map(name).count();
     assert!(waiting >= 1, "{pods:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_sets_of_four_importances_only_the_least_important_makes_room() {
+    let tour = Tour::with_nodes(1).await;
+    for value in 1..=4 {
+        tour.run(&format!("create priorityclass p{value} --value={value}")).await;
+    }
+    let set = |importance: u32, cpu: &str, replicas: usize| {
+        let app = format!("p{importance}");
+        let mut pods = template(&app, "i:1", json!({}));
+        let more = json!({"priorityClassName": app, "terminationGracePeriodSeconds": 1});
+        merge(&mut pods["spec"], asking(cpu, more));
+        workload("ReplicaSet", &app, &pods, json!({"replicas": replicas}))
+    };
+    // 1.6 and 1.6 and 3.04 of eight cores.
+    for (importance, cpu, replicas) in [(1, "320m", 5), (2, "400m", 4), (3, "760m", 4)] {
+        tour.kubectl.apply(&set(importance, cpu, replicas)).await;
+        tour.until_ready(&format!("app=p{importance}"), replicas).await;
+    }
+    let uids = async |labels: &str| -> Vec<Value> {
+        let pods = tour.list::<Pod>(labels).await;
+        pods.iter().map(|pod| pod["metadata"]["uid"].clone()).collect()
+    };
+    let before = (uids("app=p2").await, uids("app=p3").await);
+    tour.kubectl.apply(&set(4, "3200m", 1)).await;
+    tour.until_ready("app=p4", 1).await;
+    assert_eq!((uids("app=p2").await, uids("app=p3").await), before);
+    tour.until_all::<Pod>("app=p1", |pods| {
+        pods.len() == 5 && pods.iter().all(|pod| node(pod).is_empty())
+    })
+    .await;
+}

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::bed::{Tour, name};
 
@@ -49,4 +49,56 @@ async fn a_service_shows_the_pods_behind_it_as_they_come_falter_and_go() {
     tour.run("delete service web").await;
     tour.until_all::<EndpointSlice>(of_web, <[_]>::is_empty).await;
     tour.until_gone::<Endpoints>("web").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_that_people_keep_are_mirrored_as_they_change_and_go() {
+    let tour = Tour::with_nodes(1).await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "far"},
+        "spec": {"ports": [{"port": 80}]}});
+    tour.kubectl.apply(&service).await;
+    let endpoints = |ip: &str| {
+        json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "far"},
+            "subsets": [{"addresses": [{"ip": ip}], "ports": [{"port": 9376}]}]})
+    };
+    let mirrored = "kubernetes.io/service-name=far,\
+                    endpointslice.kubernetes.io/managed-by=endpointslicemirroring-controller.k8s.io";
+    let shows = |ip: &'static str| {
+        move |slices: &[Value]| {
+            slices.len() == 1
+                && slices[0]["endpoints"][0]["addresses"] == json!([ip])
+                && slices[0]["ports"][0]["port"] == 9376
+        }
+    };
+    tour.kubectl.apply(&endpoints("192.0.2.1")).await;
+    tour.until_all::<EndpointSlice>(mirrored, shows("192.0.2.1")).await;
+    tour.kubectl.apply(&endpoints("192.0.2.2")).await;
+    tour.until_all::<EndpointSlice>(mirrored, shows("192.0.2.2")).await;
+    tour.run("delete endpoints far").await;
+    tour.until_all::<EndpointSlice>(mirrored, <[_]>::is_empty).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_services_of_the_same_pods_all_show_them() {
+    const SERVICES: usize = 100;
+    let tour = Tour::with_nodes(1).await;
+    tour.run("create deployment web --image=web:1 --replicas=2").await;
+    tour.until_ready("app=web", 2).await;
+    let services: Vec<Value> = (0..SERVICES)
+        .map(|number| {
+            json!({"apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": format!("s-{number}"), "labels": {"many": "yes"}},
+                "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}})
+        })
+        .collect();
+    tour.kubectl.apply(&json!({"apiVersion": "v1", "kind": "List", "items": services})).await;
+    tour.until_all::<EndpointSlice>("many=yes", |slices| addresses(slices, true) == 2 * SERVICES)
+        .await;
+    tour.until_all::<Endpoints>("many=yes", |all| {
+        let full = |it: &&Value| {
+            it["subsets"][0]["addresses"].as_array().is_some_and(|all| all.len() == 2)
+        };
+        all.iter().filter(full).count() == SERVICES
+    })
+    .await;
 }

@@ -10,15 +10,31 @@ use tempfile::TempDir;
 use tokio::process::Child;
 
 use crate::bed::Tour;
-use crate::support::{Cluster, Master, command, wait_for};
+use crate::support::{Cluster, Master, command, text, wait_for};
 
 const LEASE: &str = "kube-system/kube-controller-manager";
 
-fn controllers(root: &Path, kubeconfig: &Path, name: &str) -> Child {
+/// A port that nobody has just now.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// What a process tells at its port, by whoever has this token.
+async fn page(port: u16, path: &str, token: &str) -> String {
+    let url = format!("https://127.0.0.1:{port}{path}");
+    let bearer = format!("Authorization: Bearer {token}");
+    let curl = ["--silent", "--insecure", "--header", &bearer, &url];
+    let output = tokio::process::Command::new("curl").args(curl).output().await.unwrap();
+    text(&output.stdout)
+}
+
+fn controllers(root: &Path, kubeconfig: &Path, name: &str, port: u16) -> Child {
     let log = std::fs::File::create(root.join(format!("{name}.log"))).unwrap();
     let kubeconfig = kubeconfig.to_str().unwrap();
     let arguments = ["start", "master", "controllers", "--kubeconfig", kubeconfig, "--name", name];
-    command(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    let address = format!("127.0.0.1:{port}");
+    let port = ["--metrics-bind-address", &address];
+    command(arguments.into_iter().chain(port)).stdout(Stdio::null()).stderr(log).spawn().unwrap()
 }
 
 fn signal(child: &Child, signal: Signal) {
@@ -45,8 +61,9 @@ async fn controllers_work_in_processes_of_their_own_and_one_takes_over_from_anot
     api.start_ready().await;
     let kubeconfig = api.directory.join("kubeconfig");
     let folder = root.path().to_owned();
-    let mut first = controllers(&folder, &kubeconfig, "c1");
-    let mut second = controllers(&folder, &kubeconfig, "c2");
+    let ports = [free_port(), free_port()];
+    let mut first = controllers(&folder, &kubeconfig, "c1", ports[0]);
+    let mut second = controllers(&folder, &kubeconfig, "c2", ports[1]);
     let tour = Tour::on(Cluster { root, masters: vec![api] }, 2).await;
     // The API itself runs no loops.
     let metrics = tour.run("get --raw /metrics").await;
@@ -56,6 +73,31 @@ async fn controllers_work_in_processes_of_their_own_and_one_takes_over_from_anot
     tour.run("create deployment one --image=i:1 --replicas=3").await;
     tour.run("rollout status deployment/one --timeout=60s").await;
     let holding = holder(&tour, &["c1", "c2"]).await;
+    let at = usize::from(holding == "c2");
+    let (works, waits) = (ports[at], ports[1 - at]);
+    assert_eq!(page(works, "/healthz", "").await, "ok");
+    assert_eq!(page(waits, "/healthz", "").await, "ok");
+    tour.run("create clusterrole metrics --verb=get --non-resource-url=/metrics").await;
+    let binding = "create clusterrolebinding metrics --clusterrole=metrics --serviceaccount=";
+    tour.run(&format!("{binding}default:default")).await;
+    let token = tour.run("create token default").await;
+    let told = wait_for("metrics", || async {
+        let told = page(works, "/metrics", token.trim()).await;
+        if told.contains("# EOF") { Ok(told) } else { Err(told) }
+    })
+    .await;
+    for line in [
+        "workqueue_adds_total{name=\"replicaset-controller\"}",
+        "scheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"scheduled\"} 3",
+        "rest_client_requests_total{code=\"201\",method=\"POST\"",
+        "leader_election_master_status{name=\"kube-controller-manager\"} 1",
+    ] {
+        assert!(told.contains(line), "{line} is missing in\n{told}");
+    }
+    assert_eq!(page(works, "/metrics", "").await, "", "not for everybody");
+    let told = page(waits, "/metrics", token.trim()).await;
+    let line = "leader_election_master_status{name=\"kube-controller-manager\"} 0";
+    assert!(told.contains(line), "{told}");
     let (killed, mut left, other) =
         if holding == "c1" { (&mut first, second, "c2") } else { (&mut second, first, "c1") };
     signal(killed, Signal::KILL);

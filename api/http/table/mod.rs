@@ -91,6 +91,26 @@ impl Tables {
         Ok(row)
     }
 
+    /// A row as JSON at the end of `out`; what it carries is not decoded for it.
+    pub(super) fn write_row(&self, shown: &Shown, out: &mut Vec<u8>) -> Result<(), Status> {
+        out.extend_from_slice(b"{\"cells\":");
+        let cells = self.cells(shown.value()?);
+        serde_json::to_writer(&mut *out, &cells).map_err(Status::internal)?;
+        match self.include {
+            Include::Nothing => {}
+            Include::Metadata => {
+                out.extend_from_slice(b",\"object\":");
+                write_partial(shown, self.version, out)?;
+            }
+            Include::Object => {
+                out.extend_from_slice(b",\"object\":");
+                shown.write_json(out)?;
+            }
+        }
+        out.push(b'}');
+        Ok(())
+    }
+
     /// A whole table.
     pub(super) fn table(&self, metadata: Value, columns: bool, rows: Vec<Value>) -> Value {
         let columns = if columns { self.columns() } else { Value::Array(Vec::new()) };
@@ -130,6 +150,16 @@ pub(super) fn partial(object: &Value, version: &str) -> Value {
         "kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"),
         "metadata": object.get("metadata").cloned().unwrap_or_else(|| Map::new().into()),
     })
+}
+
+/// The same as JSON at the end of `out`, from the bytes of the object.
+pub(super) fn write_partial(shown: &Shown, version: &str, out: &mut Vec<u8>) -> Result<(), Status> {
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/");
+    out.extend_from_slice(version.as_bytes());
+    out.extend_from_slice(b"\",\"metadata\":");
+    shown.write_metadata(out)?;
+    out.push(b'}');
+    Ok(())
 }
 
 /// One object in a shape.

@@ -17,7 +17,7 @@ mod typed;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use self::compare::{Comparison, compare, same};
 use self::managers::{Entry, Identity, Managers, Operation};
@@ -159,6 +159,10 @@ pub fn updated<'a>(
 
 /// Where a write changes nothing but the times of managers, the old times are kept: then it is no write.
 pub fn keep_times(old: &Value, new: &mut Value) {
+    // Few writes change nothing, and those that do need not be looked at closer.
+    if !same_but_for_the_books(old, new) {
+        return;
+    }
     let (Ok(before), Ok(after)) = (managers::read(old), managers::read(new)) else { return };
     let entries = |managers: &Managers| {
         let timeless = |(identity, entry): (&Identity, &Entry)| {
@@ -166,14 +170,31 @@ pub fn keep_times(old: &Value, new: &mut Value) {
         };
         managers.iter().map(timeless).collect::<Vec<_>>()
     };
-    let bare = |object: &Value| {
-        let mut object = object.clone();
-        managers::clear(&mut object);
-        object
-    };
-    if entries(&before) == entries(&after) && same(&bare(old), &bare(new)) {
+    if entries(&before) == entries(&after) {
         managers::write(new, &before);
     }
+}
+
+/// Equal in all but managedFields.
+fn same_but_for_the_books(one: &Value, other: &Value) -> bool {
+    let (Some(a), Some(b)) = (one.as_object(), other.as_object()) else { return false };
+    let others =
+        |map: &Map<String, Value>, name: &str| map.len() - usize::from(map.contains_key(name));
+    let metadata =
+        |map: &Map<String, Value>| map.get("metadata").and_then(Value::as_object).cloned();
+    others(a, "metadata") == others(b, "metadata")
+        && a.iter().all(|(name, value)| {
+            name == "metadata" || b.get(name).is_some_and(|it| same(value, it))
+        })
+        && match (metadata(a), metadata(b)) {
+            (Some(mut a), Some(mut b)) => {
+                a.remove("managedFields");
+                b.remove("managedFields");
+                same(&a.into(), &b.into())
+            }
+            (None, None) => true,
+            _ => false,
+        }
 }
 
 /// The answer to an apply with conflicts.
@@ -341,21 +362,19 @@ impl<'a> Scene<'a, '_> {
     }
 
     fn update(&self, old: &Value, new: &Value, managers: &mut Managers) {
-        let mut bare = old.clone();
-        managers::clear(&mut bare);
-        let mut after = new.clone();
-        managers::clear(&mut after);
-        let mut kept = self.reconciled(&bare, managers);
-        let settled = self.settle(&bare, &after, &mut kept, None, true);
+        let mut kept = self.reconciled(old, managers);
+        let settled = self.settle(old, new, &mut kept, None, true);
         if let Ok(changes) = settled {
             let taken = self.without_ignored(changes.modified.union(&changes.added));
             let taken = taken.difference(&paths(SYSTEM_FIELDS));
             if !taken.is_empty() {
                 let who = self.identity(Operation::Update);
-                let before = kept.get(&who).map(|entry| entry.set.clone()).unwrap_or_default();
+                let set = match kept.get(&who) {
+                    Some(before) => before.set.union(&taken),
+                    None => taken,
+                };
                 let api_version = self.manager.api_version.into();
-                let (time, set) = (Some(self.now), before.union(&taken));
-                kept.insert(who, Entry { api_version, time, set });
+                kept.insert(who, Entry { api_version, time: Some(self.now), set });
             }
         }
         *managers = kept;
@@ -374,9 +393,9 @@ impl<'a> Scene<'a, '_> {
         let mut by_version: BTreeMap<String, Option<Comparison>> = BTreeMap::new();
         let mut kept = Managers::new();
         let mut conflicts = Conflicts::new();
-        for (identity, entry) in managers.iter() {
-            if Some(identity) == who {
-                kept.insert(identity.clone(), entry.clone());
+        for (identity, mut entry) in std::mem::take(managers) {
+            if Some(&identity) == who {
+                kept.insert(identity, entry);
                 continue;
             }
             let changes = by_version
@@ -386,9 +405,14 @@ impl<'a> Scene<'a, '_> {
             let Some(changes) = changes else { continue };
             let disputed = entry.set.intersection(&changes.modified.union(&changes.added));
             conflicts.extend(disputed.paths().into_iter().map(|path| (identity.clone(), path)));
-            let set = entry.set.difference(&disputed).difference(&changes.removed);
-            if !set.is_empty() {
-                kept.insert(identity.clone(), Entry { set, ..entry.clone() });
+            // What is left of most is all that there was.
+            for gone in [&disputed, &changes.removed] {
+                if !entry.set.intersection(gone).is_empty() {
+                    entry.set = entry.set.difference(gone);
+                }
+            }
+            if !entry.set.is_empty() {
+                kept.insert(identity, entry);
             }
         }
         if !force && !conflicts.is_empty() {

@@ -147,7 +147,7 @@ pub(super) fn select(
     let mut items = Vec::new();
     for object in objects {
         let shown = Shown::new(kind, object)?;
-        if selection.is_everything() || selection.matches(shown.value()?) {
+        if selection.selects(&shown)? {
             items.push(shown);
         }
     }

@@ -144,3 +144,30 @@ fn only_the_last_jobs_that_ended_are_kept() {
     let none = cron(&json!({"failedJobsHistoryLimit": 0}), &active("running"));
     assert_eq!(deleted(&look(&none, &jobs, "2026-01-01T00:03:00Z")), ["a", "b", "f"]);
 }
+
+#[test]
+fn a_line_that_never_comes_starts_nothing_and_is_not_looked_at_again() {
+    for line in ["0 0 30 2 *", "0 0 31 4,6,9,11 *"] {
+        let never = cron(&json!({"schedule": line}), &json!({}));
+        let plan = look(&never, &[], "2031-01-01T00:10:00Z");
+        assert_eq!((started(&plan), reasons(&plan)), (None, vec![]), "{line}");
+        assert_eq!(plan.again_us, None, "{line}");
+    }
+}
+
+#[test]
+fn a_clock_that_jumps_forth_starts_one_job_and_one_that_goes_back_none_twice() {
+    let last = |at: &str| cron(&json!({}), &json!({"lastScheduleTime": at}));
+    let forth = look(&last("2026-01-01T00:10:00Z"), &[], "2027-01-01T00:05:00Z");
+    let (name, due) = started(&forth).unwrap();
+    assert_eq!(due, "2027-01-01T00:00:00Z");
+    assert_eq!(reasons(&forth), ["TooManyMissedTimes"]);
+    // Back where it was: what was started stands for all times until then, and is not started again.
+    for now in ["2026-01-01T00:20:00Z", "2026-12-31T23:59:00Z", "2027-01-01T00:09:00Z"] {
+        let back = look(&last(&due), &[], now);
+        assert_eq!((started(&back), reasons(&back)), (None, vec![]), "{now}");
+        assert!(back.again_us.is_some(), "{now}");
+    }
+    let on = look(&last(&due), &[], "2027-01-01T00:10:00Z");
+    assert_ne!(started(&on).unwrap().0, name);
+}

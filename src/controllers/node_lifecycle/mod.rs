@@ -5,6 +5,7 @@
 //! conditions to Unknown, their pods to not ready, and gives them up by a `NoExecute` taint, as fast as
 //! [`zones`] allow.
 //!
+//! Keeps: silence is counted by a clock that nobody sets: a calendar that jumps silences no node.
 //! Never: deletes a pod; `taint_eviction` does, by the taints.
 
 mod health;
@@ -27,7 +28,7 @@ use self::health::{Health, Ready};
 use self::zones::{Turn, Zones, zone_of};
 use super::taints::{self, BY_NODE, NO_EXECUTE, NOT_READY, UNREACHABLE, index_by_node};
 use super::{Context, Loop, pods};
-use crate::reconcile::{Informer, Key, Next, Reconcile, Recorder};
+use crate::reconcile::{Informer, Key, Next, Reconcile, Recorder, Steady};
 
 const NAME: &str = "node-lifecycle-controller";
 const WORKERS: usize = 8;
@@ -55,6 +56,7 @@ pub fn start(context: &Context) -> Vec<Loop> {
         client,
         recorder: context.recorder.of(NAME),
         clock: context.clock.clone(),
+        steady: Steady::from(&context.clock),
         nodes,
         pods,
         leases: context.informers.of::<Lease>(),
@@ -124,6 +126,8 @@ struct Monitor {
     client: Client,
     recorder: Recorder,
     clock: Clock,
+    /// Since when nothing is heard, and how fast nodes are given up, is counted by this one.
+    steady: Steady,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
     leases: Informer<Lease>,
@@ -151,7 +155,7 @@ impl Monitor {
 
     /// One look at all nodes.
     async fn look(&mut self) {
-        let now = self.clock.now();
+        let now = self.steady.now();
         let nodes = self.nodes.list();
         self.meet(&nodes);
         let mut picture: BTreeMap<String, Vec<Option<Ready>>> = BTreeMap::new();
@@ -173,7 +177,7 @@ impl Monitor {
             Turn::AllSilent => {
                 tracing::warn!("no node is heard of; none is given up until one is");
                 for node in &nodes {
-                    self.take_back(node, now).await;
+                    self.take_back(node).await;
                 }
             }
             Turn::HeardAgain => {
@@ -218,7 +222,7 @@ impl Monitor {
         let before = health::ready(node);
         let mut ready = before;
         if silent {
-            if let Some(status) = health::silenced(node, now) {
+            if let Some(status) = health::silenced(node, self.clock.now()) {
                 let silenced = Node { status: Some(status), ..node.clone() };
                 self.client.update_status(&silenced).await?;
             }
@@ -227,13 +231,13 @@ impl Monitor {
         match ready {
             Some(Ready::True) => {
                 self.unmarked.remove(&name);
-                self.take_back(node, now).await;
+                self.take_back(node).await;
             }
             Some(state) => {
                 let tainted = [NOT_READY, UNREACHABLE].map(|it| taints::has(node, it, NO_EXECUTE));
                 if tainted.contains(&true) {
                     // It is given up already; only the reason may differ.
-                    if let Some(taints) = health::with_no_execute(node, state, now) {
+                    if let Some(taints) = health::with_no_execute(node, state, self.clock.now()) {
                         write_taints(&self.client, node, &taints).await?;
                     }
                 } else {
@@ -298,7 +302,7 @@ impl Monitor {
         let state = if silent { Some(Ready::Unknown) } else { health::ready(&node) };
         let taints = state
             .filter(|state| *state != Ready::True)
-            .and_then(|state| health::with_no_execute(&node, state, now));
+            .and_then(|state| health::with_no_execute(&node, state, self.clock.now()));
         if let Some(taints) = taints
             && let Err(status) = write_taints(&self.client, &node, &taints).await
         {
@@ -307,9 +311,9 @@ impl Monitor {
         }
     }
 
-    async fn take_back(&mut self, node: &Node, now: Timestamp) {
+    async fn take_back(&mut self, node: &Node) {
         self.zones.take_back(node.metadata.name.as_deref().unwrap_or_default());
-        if let Some(taints) = health::with_no_execute(node, Ready::True, now)
+        if let Some(taints) = health::with_no_execute(node, Ready::True, self.clock.now())
             && let Err(status) = write_taints(&self.client, node, &taints).await
         {
             // The next look tries again.

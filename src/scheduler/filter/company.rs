@@ -110,17 +110,18 @@ impl Company {
             Company { towards: terms(towards), away: terms(away), ..Company::default() };
         company.matches_itself = company.towards.iter().all(|term| term.matches(pod, world));
         let asks = !company.towards.is_empty() || !company.away.is_empty();
-        for info in snapshot.nodes() {
-            if asks || info.with_required_anti_affinity > 0 {
-                company.look_at(info, pod, world);
-            }
+        if asks {
+            snapshot.iter().for_each(|info| company.look_at(info, pod, world));
+        } else {
+            let those = snapshot.with_required_anti_affinity();
+            those.for_each(|info| company.look_at(info, pod, world));
         }
         company
     }
 
     fn look_at(&mut self, info: &NodeInfo, pod: &Pod, world: &World) {
         let domain = |term: &Term| Some((term.key.clone(), info.label(&term.key)?.to_owned()));
-        for other in info.pods.values() {
+        for (_, other) in info.pods() {
             if !self.towards.is_empty() && self.towards.iter().all(|it| it.matches(other, world)) {
                 for at in self.towards.iter().filter_map(domain) {
                     *self.wanted.entry(at).or_insert(0) += 1;

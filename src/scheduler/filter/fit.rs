@@ -24,7 +24,7 @@ pub fn resources(wanted: &Resources, info: &NodeInfo) -> Result<(), Refusal> {
     let (have, used) = (&info.allocatable, &info.requested);
     let mut short: Vec<String> = Vec::new();
     let mut never = false;
-    let count = i64::try_from(info.pods.len()).unwrap_or(i64::MAX);
+    let count = i64::try_from(info.pods_count()).unwrap_or(i64::MAX);
     if count.saturating_add(1) > info.pods_max {
         short.push("Too many pods".into());
     }

@@ -12,10 +12,12 @@ fn tolerations(pod: &Pod) -> &[Toleration] {
 }
 
 pub fn schedulable(pod: &Pod, info: &NodeInfo) -> Result<(), Refusal> {
-    let closed = info.node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+    if info.node.spec.as_ref().and_then(|spec| spec.unschedulable) != Some(true) {
+        return Ok(());
+    }
     let taint =
         Taint { key: UNSCHEDULABLE.into(), effect: "NoSchedule".into(), ..Taint::default() };
-    if closed && !tolerations(pod).iter().any(|it| tolerates(it, &taint)) {
+    if !tolerations(pod).iter().any(|it| tolerates(it, &taint)) {
         return Err(Refusal::for_good("node(s) were unschedulable"));
     }
     Ok(())

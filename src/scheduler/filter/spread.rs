@@ -75,14 +75,14 @@ impl Constraint {
         let honours_affinity = constraint.node_affinity_policy.as_deref() != Some("Ignore");
         let honours_taints = constraint.node_taints_policy.as_deref() == Some("Honor");
         let mut domains = HashMap::new();
-        for info in snapshot.nodes() {
+        for info in snapshot.iter() {
             let counts = eligible(info)
                 && (!honours_affinity || node::is_selected(pod, info))
                 && (!honours_taints || node::is_tolerated(pod, info));
             let Some(value) = info.label(&constraint.topology_key).filter(|_| counts) else {
                 continue;
             };
-            let matching = info.pods.values().filter(|other| {
+            let matching = info.pods().filter(|(_, other)| {
                 &other.metadata.namespace == namespace
                     && other.metadata.deletion_timestamp.is_none()
                     && labels::selects(&selector, &other.metadata)

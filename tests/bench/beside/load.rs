@@ -13,7 +13,6 @@ use tokio::time::{Instant, sleep};
 
 use crate::Failure;
 use crate::options::Options;
-use crate::servers::Server;
 
 /// What a load came to on one side.
 pub struct Done {
@@ -48,11 +47,17 @@ impl Done {
     }
 }
 
+/// Processes that are asked, and what they have cost.
+pub trait Servers {
+    /// Processor time of all of them since they began.
+    fn processor(&self) -> Duration;
+}
+
 /// Has every worker ask again and again, and measures from the end of the warm-up on. A worker is handed
 /// back by its own request, so that it can keep what it has seen. Any error ends it.
 pub async fn drive<W, A, F>(
     options: &Options,
-    server: &Server,
+    server: &impl Servers,
     workers: Vec<W>,
     ask: A,
 ) -> Result<Done, Failure>

@@ -1,13 +1,15 @@
-//! Kontiki's store beside etcd: real processes, mutual TLS, one driver, one disk, in turns.
+//! What clients of a whole master see, in real processes over TLS: its store beside etcd, its API
+//! beside figures of kube-apiserver, its loops with hollow nodes.
 //!
-//! `make bench-etcd` runs all of it, `make bench-etcd ARGS=--quick` a shorter one. `docs/benchmarks.md` says
-//! what each column means and keeps a table.
+//! `make bench-etcd`, `make bench-api` and `make bench-cluster` run all of one of them, with `ARGS=--quick` a
+//! shorter one. `docs/benchmarks.md` says what each column means and keeps the tables.
 //!
-//! Keeps: both sides do the same in the same run, one after the other and back again, so that what the
-//! machine does beside it falls on both.
+//! Keeps: etcd and the store do the same in the same run, one after the other and back again, so that
+//! what the machine does beside it falls on both.
 //! Never: fails because a figure is low.
 
 mod cases;
+mod kube;
 mod load;
 mod options;
 mod processes;
@@ -16,7 +18,7 @@ mod servers;
 
 use std::process::ExitCode;
 
-use options::Options;
+use options::{Options, Suite};
 use report::Report;
 use servers::{Server, Side};
 
@@ -35,10 +37,15 @@ fn main() -> ExitCode {
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let done = runtime
-        .map_err(Failure::from)
-        .and_then(|runtime| runtime.block_on(run(&options)))
-        .and_then(|report| report.print(&options));
+    let done = runtime.map_err(Failure::from).and_then(|runtime| {
+        runtime.block_on(async {
+            match options.suite {
+                Suite::Etcd => run(&options).await?.print(&options),
+                Suite::Api => kube::api(&options).await?.print(&options),
+                Suite::Cluster => kube::cluster(&options).await?.print(&options),
+            }
+        })
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -48,6 +55,7 @@ fn main() -> ExitCode {
     }
 }
 
+/// The store beside etcd.
 async fn run(options: &Options) -> Result<Report, Failure> {
     let peer = servers::version(&options.etcd)?;
     eprintln!("beside etcd {peer}");

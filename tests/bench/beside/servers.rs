@@ -11,11 +11,12 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
+use crate::load::Servers;
 use crate::options::Options;
 use crate::{Failure, processes};
 
 /// Longer than a start takes on any machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -76,10 +77,6 @@ impl Server {
         self.members.iter().filter_map(|member| member.process.id()).collect()
     }
 
-    pub fn processor(&self) -> Duration {
-        processes::processor(&self.pids())
-    }
-
     pub fn resident_mib(&self) -> f64 {
         processes::resident_mib(&self.pids())
     }
@@ -115,7 +112,13 @@ impl Server {
     }
 }
 
-fn spawn(command: &[String]) -> Result<Child, Failure> {
+impl Servers for Server {
+    fn processor(&self) -> Duration {
+        processes::processor(&self.pids())
+    }
+}
+
+pub fn spawn(command: &[String]) -> Result<Child, Failure> {
     let child = Command::new(&command[0])
         .args(&command[1..])
         .stdin(Stdio::null())
@@ -297,7 +300,7 @@ async fn until_voters(binary: &Path, folder: &Path, members: usize) -> Result<()
     }
 }
 
-fn port(directory: &Path, name: &str) -> Result<u64, Failure> {
+pub fn port(directory: &Path, name: &str) -> Result<u64, Failure> {
     let text = std::fs::read_to_string(directory.join("run/ports.json"))?;
     let ports: serde_json::Value = serde_json::from_str(&text)?;
     ports[name].as_u64().ok_or_else(|| format!("no port {name}").into())
