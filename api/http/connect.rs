@@ -10,7 +10,6 @@ use super::Serving;
 use super::info::Info;
 use super::streams::{self, Upgrade, channels, forward, log, proxy, raw};
 use crate::error::Status;
-use crate::pipeline::Connection;
 use crate::request::{self, User};
 
 impl Serving {
@@ -30,7 +29,6 @@ impl Serving {
         let upgrade = Upgrade::wanted(&parts.headers);
         match (connection.subresource.as_str(), upgrade) {
             ("log", _) => log::open(nodes, &connection, parts, stop).await,
-            ("proxy", _) if connection.resource == "services" => Err(not_carried(&connection)),
             ("proxy", _) => proxy::open(nodes, &connection, &rest, parts, body, stop).await,
             (_, Upgrade::Spdy) => raw::spdy(nodes, &connection, parts, stop).await,
             ("portforward", Upgrade::WebSocket) => {
@@ -40,9 +38,4 @@ impl Serving {
             (_, Upgrade::Not) => Err(streams::not_upgraded()),
         }
     }
-}
-
-fn not_carried(connection: &Connection) -> Status {
-    let what = &connection.resource;
-    Status::internal(format!("error dialing backend: requests to {what} are not carried yet"))
 }

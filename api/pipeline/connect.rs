@@ -2,15 +2,18 @@
 //!
 //! The road permits and admits them and finds the object; the streams themselves are a front's affair.
 
+use rand::RngExt as _;
 use serde_json::{Map, Value};
 
 use super::Road;
+use super::behind;
 use super::change::Writer;
 use super::options::WriteOptions;
 use super::target::{Target, unknown_path};
 use crate::admission::Operation;
-use crate::error::Status;
+use crate::error::{Reason, Status};
 use crate::object::meta;
+use crate::objects::Object;
 use crate::request::{Request, User, Verb};
 
 /// What may be opened to what.
@@ -134,7 +137,7 @@ impl Road {
             self.admission.mutate(&mut attempt).await?;
             self.admission.validate(&mut attempt).await?;
         }
-        let connection = Connection {
+        let mut connection = Connection {
             who: who.clone(),
             resource: request.resource.resource,
             subresource: target.sub,
@@ -143,6 +146,9 @@ impl Road {
             object,
             query,
         };
+        if connection.resource == "services" {
+            self.go_behind(&mut connection)?;
+        }
         if connection.resource == "pods" && connection.subresource != "proxy" {
             if connection.subresource != "portforward" {
                 connection.container()?;
@@ -154,6 +160,48 @@ impl Road {
             }
         }
         Ok(connection)
+    }
+}
+
+impl Road {
+    /// From a service to one of the pods that it leads to now.
+    fn go_behind(&self, connection: &mut Connection) -> Result<(), Status> {
+        let stored = |group: &str, version: &str, resource: &str| {
+            let kind = self.registry.find(group, version, resource);
+            kind.map(|kind| kind.stored.clone()).ok_or_else(unknown_path)
+        };
+        let namespace = connection.namespace.as_str();
+        let slices = stored("discovery.k8s.io", "v1", "endpointslices")?;
+        let (slices, _) = self.objects.list(&slices, Some(namespace))?;
+        let slices = slices.iter().map(Object::value).collect::<Result<Vec<_>, _>>()?;
+        let (scheme, port) = scheme_and_port(&connection.name);
+        let port = behind::port_name(&connection.object, port)?;
+        let mut ends = behind::ends(&connection.object, &port, slices.into_iter());
+        let pods = stored("", "v1", "pods")?;
+        while !ends.is_empty() {
+            let (name, number) = ends.swap_remove(rand::rng().random_range(..ends.len()));
+            if let Some(pod) = self.objects.get(&pods, namespace, &name)? {
+                connection.resource = "pods".into();
+                connection.object = pod.value()?.clone();
+                connection.name = format!("{scheme}:{name}:{number}");
+                return Ok(());
+            }
+        }
+        let name = meta::name(&connection.object);
+        let why = format!("no endpoints available for service {name:?}");
+        Err(Status::new(Reason::ServiceUnavailable, why))
+    }
+}
+
+/// `scheme:name:port`, of which all but the name may be left out.
+fn scheme_and_port(full: &str) -> (&str, &str) {
+    let parts: Vec<&str> = full.splitn(3, ':').collect();
+    match parts[..] {
+        ["", _, port] => ("http", port),
+        [scheme, _, port] => (scheme, port),
+        [scheme @ ("http" | "https"), _] => (scheme, ""),
+        [_, port] => ("http", port),
+        _ => ("http", ""),
     }
 }
 
@@ -205,6 +253,15 @@ mod tests {
 
     #[test]
     fn the_name_of_a_proxied_object_may_carry_scheme_and_port() {
+        for (full, expected) in [
+            ("web", ("http", "")),
+            ("web:80", ("http", "80")),
+            ("https:web:443", ("https", "443")),
+            (":web:a", ("http", "a")),
+            ("http:web", ("http", "")),
+        ] {
+            assert_eq!(scheme_and_port(full), expected, "{full}");
+        }
         for (full, name) in
             [("web", "web"), ("web:80", "web"), ("https:web:443", "web"), ("http:web:", "web")]
         {

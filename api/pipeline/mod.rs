@@ -8,6 +8,7 @@
 //! Never: knows HTTP, or asks which kind an object is; it asks the row.
 
 mod allocation;
+mod behind;
 mod body;
 mod change;
 mod compaction;
