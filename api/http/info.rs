@@ -170,6 +170,8 @@ impl Place {
             Method::PATCH => Verb::Patch,
             Method::DELETE if self.name.is_some() => Verb::Delete,
             Method::DELETE => Verb::DeleteCollection,
+            // Of no verb of its own: whoever may read what is served there may ask how.
+            Method::OPTIONS if self.subresource.as_deref() == Some("proxy") => Verb::Get,
             _ => return None,
         })
     }
@@ -256,6 +258,10 @@ mod tests {
             "create clusterroles.rbac.authorization.k8s.io ns=- name=- sub=-",
         );
         check(get, "/api/v1/nodes/n%3A1", "get nodes ns=- name=n:1 sub=-");
+        let proxy = "/api/v1/namespaces/a/pods/b/proxy/x";
+        check(Method::OPTIONS, proxy, "get pods ns=a name=b sub=proxy");
+        let elsewhere = "/api/v1/namespaces/a/pods/b".parse().unwrap();
+        assert_eq!(Info::read(&Method::OPTIONS, &elsewhere, "").unwrap_err().code(), 405);
     }
 
     #[test]

@@ -202,6 +202,26 @@ async fn pages_of_an_agent_and_of_a_pod_are_shown_under_their_names() {
     assert!(answer.ends_with("GET /stats/summary?a=b HTTP/1.1"), "{answer}");
     let answer = master.get("/api/v1/namespaces/default/pods/p:8080/proxy/index.html").await;
     assert!(answer.ends_with("GET /index.html HTTP/1.1"), "{answer}");
+
+    let client = master.sandbox.client();
+    let service = json!({"metadata": {"name": "s", "namespace": "default"},
+        "spec": {"ports": [{"name": "web", "port": 80, "targetPort": 8080}]}});
+    let service: k8s_openapi::api::core::v1::Service = serde_json::from_value(service).unwrap();
+    client.create(&service).await.unwrap();
+    let none = master.get("/api/v1/namespaces/default/services/s:80/proxy/").await;
+    assert!(none.contains("no endpoints available for service"), "{none}");
+    let slice = json!({"metadata": {"name": "s-1", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "s"}},
+        "addressType": "IPv4", "ports": [{"name": "web", "port": 8080}],
+        "endpoints": [{"addresses": ["192.0.2.1"], "targetRef": {"kind": "Pod", "name": "p"}}]});
+    let slice: k8s_openapi::api::discovery::v1::EndpointSlice =
+        serde_json::from_value(slice).unwrap();
+    client.create(&slice).await.unwrap();
+    for name in ["s:80", "s:web", "http:s:web"] {
+        let path = format!("/api/v1/namespaces/default/services/{name}/proxy/page");
+        let answer = master.get(&path).await;
+        assert!(answer.ends_with("GET /page HTTP/1.1"), "{name}: {answer}");
+    }
 }
 
 #[tokio::test]
