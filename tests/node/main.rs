@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use kubectl::{Kubectl, PATIENCE, condition, is_ready};
+use kubectl::{Kubectl, PATIENCE, is_ready};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
