@@ -38,9 +38,11 @@ const UNREADY_BEAT: Duration = Duration::from_millis(200);
 const LEASE_S: i32 = 40;
 const STATUS_S: i64 = 300;
 const LEASES: &str = "kube-node-lease";
-/// Below these a node is under pressure; upstream's hard limits of eviction.
+/// Below these a node is under pressure; upstream's hard limits of eviction. A tenth of a large disk is enough
+/// for long: there it is the bytes that count.
 const MEMORY_MIN: i64 = 100 << 20;
 const DISK_FREE_PERCENT_MIN: u64 = 10;
+const DISK_FREE_BYTES_ENOUGH: u64 = 10 << 30;
 const INODES_FREE_PERCENT_MIN: u64 = 5;
 const IMAGES_MAX: usize = 50;
 
@@ -290,7 +292,7 @@ impl Node {
         };
         let memory = memory_of("MemAvailable:") < MEMORY_MIN;
         let full = disk.is_some_and(|it| {
-            it.free_percent < DISK_FREE_PERCENT_MIN
+            (it.free_percent < DISK_FREE_PERCENT_MIN && it.free_bytes < DISK_FREE_BYTES_ENOUGH)
                 || it.inodes_free_percent < INODES_FREE_PERCENT_MIN
         });
         let pids = processes() > machine().pids / 10 * 9;
@@ -417,6 +419,7 @@ pub fn architecture() -> &'static str {
 #[derive(Clone, Copy, Debug)]
 struct Disk {
     bytes: u64,
+    free_bytes: u64,
     free_percent: u64,
     inodes_free_percent: u64,
 }
@@ -427,6 +430,7 @@ fn disk(path: &Path) -> Option<Disk> {
     let percent = |part: u64, whole: u64| (part * 100).checked_div(whole).unwrap_or(100);
     Some(Disk {
         bytes: found.f_blocks * found.f_frsize,
+        free_bytes: found.f_bavail * found.f_frsize,
         free_percent: percent(found.f_bavail, found.f_blocks),
         inodes_free_percent: percent(found.f_favail, found.f_files),
     })

@@ -275,6 +275,16 @@ impl Master {
             kube.keep_service(cluster::Records::new(replica.clone()), stop.clone()),
         );
         tasks.start("trust", Rule::EndsAll, kube.keep_trust(stop.clone()));
+        tasks.start("service manager", Rule::MayEnd, {
+            let (server, stop, api) = (kube.server.clone(), stop.clone(), record.api.clone());
+            async move {
+                tokio::select! {
+                    () = server.ready() => service::ready(&format!("serves at {api}")),
+                    () = stop.cancelled() => {}
+                }
+                Ok(())
+            }
+        });
         let server = kube.server.clone();
         if let Some(selection) = settings.loops {
             tasks.start("controllers", Rule::EndsAll, kube.lead(selection, stop.clone()));
@@ -438,7 +448,6 @@ async fn become_ready(
         took_ms = front.started.elapsed().as_millis(),
         "ready"
     );
-    service::ready(&format!("member {} serves at {}", record.id, record.api));
     loop {
         match front.records.enter_master(record).await {
             Ok(()) => return Ok(()),

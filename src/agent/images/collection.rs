@@ -61,12 +61,14 @@ pub struct Collector {
     runtime: Arc<dyn Runtime>,
     clock: Clock,
     records: BTreeMap<String, Record>,
+    /// It has been said that nothing more can go.
+    said: bool,
 }
 
 impl Collector {
     #[must_use]
     pub fn new(runtime: Arc<dyn Runtime>, clock: Clock) -> Collector {
-        Collector { runtime, clock, records: BTreeMap::new() }
+        Collector { runtime, clock, records: BTreeMap::new(), said: false }
     }
 
     /// Until `stop`.
@@ -116,7 +118,8 @@ impl Collector {
                 Err(error) => tracing::warn!(image = image.id, %error, "it does not go"),
             }
         }
-        if excess > 0 {
+        let is_new = !std::mem::replace(&mut self.said, excess > 0);
+        if excess > 0 && is_new {
             let (bytes, free) = (disk.bytes, disk.free_bytes);
             tracing::warn!(bytes, free, "the disk of the images is full of what is in use");
         }

@@ -8,38 +8,63 @@ mod processes;
 mod volumes;
 mod workloads;
 
-use kontiki::agent::images::own::{Content, File, archive};
+use std::io::Read;
+
+use kontiki::agent::images::own::{self, Content, File, archive};
 use serde_json::{Value, json};
 
 use super::kubectl::{Kubectl, is_ready};
 use super::{Machine, pod};
 
 pub const BUSYBOX: &str = "kontiki.test/busybox:1";
-/// What scripts here call.
-const COMMANDS: [&str; 19] = [
+/// What scripts here call: of busybox, and of the demo program, which can look names up without a library.
+const COMMANDS: [&str; 18] = [
     "cat", "chmod", "cut", "echo", "env", "grep", "id", "ls", "od", "rm", "seq", "sh", "sleep",
-    "stat", "test", "touch", "tr", "true", "wget",
+    "stat", "test", "touch", "tr", "true",
 ];
+const OTHERS: [&str; 3] = ["ask", "get", "send"];
+
+/// The demo program, out of the image that holds it.
+fn demo() -> Vec<u8> {
+    let (_, build) = own::all()[1];
+    let read = |entry: &mut dyn Read| {
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        bytes
+    };
+    for blob in tar::Archive::new(&build().unwrap()[..]).entries().unwrap() {
+        let blob = read(&mut blob.unwrap());
+        // Not every blob is a layer.
+        for file in tar::Archive::new(&blob[..]).entries().unwrap().map_while(Result::ok) {
+            let mut file = file;
+            if file.path().is_ok_and(|it| it.ends_with("bin/demo")) {
+                return read(&mut file);
+            }
+        }
+    }
+    panic!("the demo image has no demo");
+}
 
 /// A machine whose node brings in an image with a shell from the archives beside its data.
 async fn machine() -> Machine {
-    let machine =
-        Machine::with_files(|data| {
-            let folder = data.join("images");
-            std::fs::create_dir_all(&folder).unwrap();
-            let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
-            let mut files =
-                vec![File { path: "bin/busybox".into(), content: Content::Program(busybox) }];
-            files.extend(COMMANDS.map(|name| File {
-                path: format!("bin/{name}"),
-                content: Content::Link("busybox"),
-            }));
-            let config =
-                json!({"Cmd": ["/bin/sh", "-c", "echo the image's own"], "Env": ["PATH=/bin"]});
-            let image = archive(BUSYBOX, &files, &config).unwrap();
-            std::fs::write(folder.join("busybox.tar"), image).unwrap();
-        })
-        .await;
+    let machine = Machine::with_files(|data| {
+        let folder = data.join("images");
+        std::fs::create_dir_all(&folder).unwrap();
+        let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
+        let program = |name: &str, bytes| {
+            let path = format!("bin/{name}");
+            File { path, content: Content::Program(bytes) }
+        };
+        let link =
+            |name: &str, to| File { path: format!("bin/{name}"), content: Content::Link(to) };
+        let mut files = vec![program("busybox", busybox), program("demo", demo())];
+        files.extend(OTHERS.map(|name| link(name, "demo")));
+        files.extend(COMMANDS.map(|name| link(name, "busybox")));
+        let config = json!({"Cmd": ["/bin/sh", "-c", "echo of the image"], "Env": ["PATH=/bin"]});
+        let image = archive(BUSYBOX, &files, &config).unwrap();
+        std::fs::write(folder.join("busybox.tar"), image).unwrap();
+    })
+    .await;
     machine.until(&["node", "machine"], is_ready).await;
     machine
 }

@@ -46,7 +46,8 @@ async fn containers_get_their_environment_words_and_rights() {
         {"secretRef": {"name": "hidden"}},
         {"configMapRef": {"name": "nothing", "optional": true}},
     ]);
-    let script = "echo $ONE $KEY $BOTH $POD $SPACE $map_one $secret_key $key; tr '\\0' '\\n' < /proc/1/environ | grep dotted; \
+    let script = "echo $ONE $KEY $BOTH $POD $SPACE $map_one $secret_key $key; \
+                  tr '\\0' '\\n' < /proc/1/environ | grep dotted; \
                   echo $CPU $LEAST $MEMORY $RESERVED; \
                   test $HOST = 127.0.0.1 && test $HOSTS = $HOST && echo host; \
                   echo $ADDRESS | grep -c ^10.42.; echo ${#ID}; \
@@ -84,7 +85,8 @@ async fn containers_get_their_environment_words_and_rights() {
     machine.apply(&once("group", runs(script, json!({})), group)).await;
     let aliases = json!({"hostAliases": [{"ip": "192.0.2.9", "hostnames": ["foo", "bar"]}],
         "hostname": "called", "subdomain": "under"});
-    let script = "grep -c 'Kubernetes-managed hosts file\\.' /etc/hosts; grep 192.0.2.9 /etc/hosts | tr '\\t' ' '; \
+    let script = "grep -c 'Kubernetes-managed hosts file\\.' /etc/hosts; \
+                  grep 192.0.2.9 /etc/hosts | tr '\\t' ' '; \
                   cat /etc/hostname; busybox hostname -f";
     machine.apply(&once("hosts", runs(script, json!({})), aliases)).await;
     // Who is on the node's network, or brings a file of its own, has that one.
@@ -112,7 +114,7 @@ async fn containers_get_their_environment_words_and_rights() {
     let amounts: Vec<u64> = unlimited.split_whitespace().map(|it| it.parse().unwrap()).collect();
     assert!(amounts[0] >= 1 && amounts[1] > 1 << 20, "{unlimited}");
     for (name, lines) in [
-        ("default", &["the image's own"][..]),
+        ("default", &["of the image"][..]),
         ("arguments", &["well"]),
         ("both", &["well $(WORD)"]),
         ("command", &["alone"]),
@@ -260,13 +262,14 @@ async fn probes_and_hooks_are_asked_and_run() {
         json!({"lifecycle": {
             "postStart": {"exec": {"command": ["touch", "/begun"]}},
             "preStop": {"exec": {"command":
-                ["wget", "-q", "-O", "-", format!("http://{address}:8080/healthz?exec-at-the-end")]}},
+                ["get", format!("http://{address}:8080/healthz?exec-at-the-end")]}},
         }}),
     );
     let asked = runs(
         "sleep 10000",
         json!({"lifecycle": {
-        "postStart": asks("/healthz?http-at-the-beginning"), "preStop": asks("/healthz?http-at-the-end")}}),
+        "postStart": asks("/healthz?http-at-the-beginning"),
+        "preStop": asks("/healthz?http-at-the-end")}}),
     );
     for (name, container) in [("hooked", hooked), ("asked", asked)] {
         machine
@@ -306,10 +309,10 @@ async fn probes_and_hooks_are_asked_and_run() {
 #[tokio::test]
 async fn people_look_into_pods_that_run_and_pods_that_have_ended() {
     let mut machine = machine().await;
-    let ticks = runs(
-        "echo first; sleep 0.5; echo second >&2; until test -e /end; do sleep 0.1; done; exit 4",
-        json!({}),
-    );
+    let script = "echo first; sleep 0.5; echo second >&2; touch /said; \
+                  until test -e /end; do sleep 0.1; done; exit 4";
+    let ready = json!({"exec": {"command": ["cat", "/said"]}, "periodSeconds": 1});
+    let ticks = runs(script, json!({"readinessProbe": ready}));
     machine
         .apply(&pod("ticks", json!({"containers": [ticks], "terminationGracePeriodSeconds": 1})))
         .await;

@@ -235,11 +235,11 @@ async fn folders_are_shared_kept_in_memory_and_mounted_in_parts() {
     let parts = json!([
         part("map", "/a/one", "one"), part("secret", "/a/key", "key"),
         part("own", "/a/name", "name"), part("all", "/a/two", "two"),
-        part("map", "/bin/true", "two"),
+        part("map", "/bin/demo", "two"),
         {"name": "disk", "mountPath": "/whole"},
         {"name": "disk", "mountPath": "/mine", "subPathExpr": "of-$(WHO)"},
     ]);
-    let script = "cat /a/one /a/key /a/name /a/two /bin/true; echo; \
+    let script = "cat /a/one /a/key /a/name /a/two /bin/demo; echo; \
                   echo seen > /mine/file; cat /whole/of-parts/file";
     let who = json!([{"name": "WHO", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]);
     let container = runs(script, json!({"volumeMounts": parts, "env": who}));
