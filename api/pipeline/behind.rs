@@ -59,6 +59,7 @@ impl Road {
 /// Of `scheme:name:port`; either may be missing.
 fn scheme_and_port(name: &str) -> (&str, &str) {
     match name.split(':').collect::<Vec<_>>()[..] {
+        ["", _, port] => ("http", port),
         [scheme, _, port] => (scheme, port),
         [scheme @ ("http" | "https"), _] => (scheme, ""),
         [_, port] => ("http", port),
@@ -130,7 +131,8 @@ mod tests {
             ("web:80", ("http", "80")),
             ("https:web:443", ("https", "443")),
             ("https:web:", ("https", "")),
-            (":web:80", ("", "80")),
+            (":web:a", ("http", "a")),
+            ("http:web", ("http", "")),
         ] {
             assert_eq!(scheme_and_port(name), parts, "{name}");
         }
