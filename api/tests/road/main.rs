@@ -10,6 +10,7 @@ mod lists;
 mod patches;
 mod pods;
 mod services;
+mod sessions;
 mod streams;
 mod watches;
 mod writes;
