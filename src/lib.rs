@@ -11,6 +11,7 @@ pub mod kubeconfig;
 pub mod proxy;
 pub mod reconcile;
 pub mod scheduler;
+pub mod session;
 
 mod failure;
 mod pki;

@@ -4,7 +4,6 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Subcommand, ValueEnum};
 
 use super::config::{Asked, MASTERS, NODES, Options};
-use super::period::Period;
 use crate::failure::Failure;
 use crate::hollow;
 use crate::roles::{controllers, master, node};
@@ -62,9 +61,6 @@ struct Hollow {
     /// What their names begin with
     #[arg(long, default_value = "hollow")]
     prefix: String,
-    /// How often each renews its lease
-    #[arg(long, default_value = "10s")]
-    heartbeat: Period,
     #[command(flatten)]
     options: Options,
 }
@@ -106,14 +102,9 @@ impl Start {
     pub fn run(self) -> Result<(), Failure> {
         let (plan, asked, options) = match self.role {
             None => (Plan::MasterAndNode, Asked::default(), self.options),
-            Some(Role::Hollow(Hollow { kubeconfig, nodes, prefix, heartbeat, options })) => {
+            Some(Role::Hollow(Hollow { kubeconfig, nodes, prefix, options })) => {
                 log(&options)?;
-                let settings = hollow::Settings {
-                    nodes,
-                    prefix,
-                    heartbeat: heartbeat.0,
-                    ..hollow::Settings::default()
-                };
+                let settings = hollow::Settings { nodes, prefix, ..hollow::Settings::default() };
                 return run(crate::roles::hollow::run(&kubeconfig, settings));
             }
             Some(Role::Node(node)) => (Plan::Node, Asked::default(), node.options),

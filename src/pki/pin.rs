@@ -60,7 +60,7 @@ pub fn client_config(trust: Trust, me: Option<&Credentials>) -> Result<Arc<Clien
     Ok(Arc::new(config))
 }
 
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+pub(super) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
     let found = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| Error::Unusable(format!("certificates: {error}")))?;

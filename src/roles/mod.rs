@@ -9,6 +9,7 @@ pub mod ports;
 
 mod address;
 mod backups;
+mod certificate;
 mod join;
 mod kube;
 mod loops;

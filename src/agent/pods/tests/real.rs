@@ -17,8 +17,8 @@ use crate::agent::containerd::{Containerd, Places, import};
 use crate::agent::cri::Runtime;
 use crate::agent::cri::client::Client;
 use crate::agent::images::own::{Content, File, archive};
-use crate::agent::tunnels::Door;
-use crate::agent::{self, Settings};
+use crate::agent::{self, Settings, Way};
+use crate::session::Door;
 
 const BUSYBOX: &str = "kontiki.test/busybox:1";
 /// Two cores shared with other tests, and a runtime that unpacks images.
@@ -73,8 +73,8 @@ impl Agent {
         let runtime: Arc<dyn Runtime> = ground.client.clone();
         let settings = ground.settings();
         let door = Door::Here(api.server.node_channel(&settings.node));
-        let running =
-            agent::run(settings, runtime, api.client(), door, Clock::System, stop.clone());
+        let way = Way { client: api.client(), door, kept: None };
+        let running = agent::run(settings, runtime, way, Clock::System, stop.clone());
         Agent { stop, task: tokio::spawn(running) }
     }
 
