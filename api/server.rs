@@ -130,12 +130,18 @@ impl Server {
             reviewer,
             tokens: tokens.clone(),
             networks: config.networks,
+            beats: live.beats.clone(),
             clock,
         }));
         let health = Arc::new(Health::default());
         let begun = Arc::new(watch::Sender::new(false));
         watch_over(&health, &replica, &live, begun.subscribe());
-        let sessions = Sessions::new(config.peers, stop.child_token());
+        let sessions = Sessions::new(node::Parts {
+            road: road.clone(),
+            live: live.clone(),
+            peers: config.peers,
+            stop: stop.child_token(),
+        });
         let front = Arc::new(Front {
             road: road.clone(),
             authenticator: config.authenticator.unwrap_or(authentication),
@@ -214,7 +220,12 @@ impl Server {
         tokio::select! {
             () = self.stop.cancelled() => {}
             () = async {
-                tokio::join!(self.live.run(self.road.objects()), begun, compaction.run());
+                tokio::join!(
+                    self.live.run(self.road.objects()),
+                    self.sessions.run(),
+                    begun,
+                    compaction.run(),
+                );
             } => {}
         }
     }

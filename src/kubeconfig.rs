@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::pki::{self, Credentials, Trust};
+use crate::session::{Door, Masters};
 
 /// A server, and what it takes to speak to it.
 #[derive(Clone)]
@@ -109,6 +110,16 @@ impl Access {
             servers.iter().map(|it| it.trim_end_matches('/').to_owned()).collect();
         let transport = Https::new(&servers, &self.tls, self.bearer.as_deref())?;
         Ok(Client::new(Arc::new(transport), name))
+    }
+}
+
+/// Sessions of nodes, where the certificate is an administrator's.
+impl Access {
+    /// The way to `servers` for the session of a node.
+    #[must_use]
+    pub fn door(&self, servers: Vec<String>, node: &str) -> Door {
+        let servers = servers.iter().map(|it| it.trim_end_matches('/').to_owned()).collect();
+        Door::There(Masters::new(servers, self.tls.clone()).speaking_for(node))
     }
 }
 

@@ -12,6 +12,7 @@ pub mod proxy;
 pub mod reconcile;
 pub mod routes;
 pub mod scheduler;
+pub mod session;
 
 mod failure;
 mod pki;

@@ -21,6 +21,8 @@ use super::wire::{
     Address, ClusterCa, JoinMaster, JoinNode, MasterJoined, NodeJoined, PREFIX, Role, id_of,
 };
 use super::{Error, Front};
+use crate::live;
+use crate::objects::Objects;
 
 /// A request to join is a name, an address, a signing request.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -90,7 +92,11 @@ async fn node(
     Json(request): Json<JoinNode>,
 ) -> Result<Json<NodeJoined>, Error> {
     let name = request.name.clone();
-    use_token(&front, &headers, Role::Node, || check_node_name(&name)).await?;
+    let check = || {
+        check_node_name(&name)?;
+        check_node_is_new(&front, &name)
+    };
+    use_token(&front, &headers, Role::Node, check).await?;
     let certificate = front
         .pki
         .sign_node(&request.name, &request.request)
@@ -126,6 +132,22 @@ fn check_node_name(name: &str) -> Result<(), Error> {
          (--name)"
     );
     Err(Error::new(StatusCode::BAD_REQUEST, reason))
+}
+
+/// A token must not become the certificate of a node that is there, and with it what that one may read.
+fn check_node_is_new(front: &Front, name: &str) -> Result<(), Error> {
+    let nodes = live::stored("", "nodes", "v1", "Node");
+    let there = Objects::new(front.replica.clone()).get(&nodes, "", name);
+    let internal =
+        |status: crate::Status| Error::new(StatusCode::INTERNAL_SERVER_ERROR, status.to_string());
+    if there.map_err(internal)?.is_none() {
+        return Ok(());
+    }
+    let reason = format!(
+        "there is a node {name:?} already; choose another name (--name), or, if that one is gone \
+         for good, `kubectl delete node {name}`"
+    );
+    Err(Error::new(StatusCode::CONFLICT, reason))
 }
 
 /// Counts one use of the token that the request carries. `check` is what must hold besides; it is asked

@@ -12,6 +12,7 @@ use kontiki_raft::storage::Options;
 use kontiki_raft::storage::directory::{Directory, Expect, Identity};
 use kontiki_raft::storage::engine::rocks::RocksFactory;
 use kontiki_raft::storage::request::{KeyRange, Range};
+use kontiki_raft::storage::revision::Revision;
 use kontiki_raft::{ClusterId, NodeId, Peer, Replica};
 use serde::Serialize;
 use tempfile::TempDir;
@@ -255,6 +256,25 @@ async fn a_node_is_given_its_certificate_and_no_key() {
     assert!(said.contains("https://10.0.0.1:6443") && !said.contains("key"), "{said}");
     let (status, said) = bed.post("/join/node", Some(&token), &node("Not A Name")).await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_does_not_become_the_certificate_of_a_node_that_is_there() {
+    let bed = bed().await;
+    let token = bed.token(Role::Node, Some(1)).await;
+    let nodes = crate::live::stored("", "nodes", "v1", "Node");
+    let objects = crate::objects::Objects::new(bed.front.replica.clone());
+    let node = serde_json::json!({"kind": "Node", "apiVersion": "v1",
+        "metadata": {"name": "edge-1"}});
+    let there = objects.put(&nodes, "", "edge-1", &node, Revision::ZERO).await.unwrap();
+    let asked = JoinNode { name: "edge-1".into(), request: "a request".into() };
+    let (status, said) = bed.post("/join/node", Some(&token), &asked).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{said}");
+    assert!(said.contains("kubectl delete node edge-1"), "{said}");
+    // No use of the token was counted for it.
+    objects.delete(&nodes, "", "edge-1", there.revision()).await.unwrap();
+    let (status, said) = bed.post("/join/node", Some(&token), &asked).await;
+    assert_eq!(status, StatusCode::OK, "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
 //! through `Objects`.
 //! Never: writes, or decides. A feed that is cut makes its table read everything anew.
 
+pub mod beats;
 pub mod nodes;
 pub mod pod;
 pub mod rbac;
@@ -18,13 +19,15 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use kontiki_storage::request::Range;
+use kontiki_storage::revision::Revision;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::error::Status;
 use crate::kinds::kind::Stored;
 use crate::objects::{self, ChangeKind, Object, Objects, key};
 
+use beats::Beats;
 use nodes::{Item, NodeGraph};
 use rbac::Rbac;
 use table::Table;
@@ -41,6 +44,7 @@ pub struct Live {
     /// Held while the next snapshot is made.
     rbac_writer: Mutex<()>,
     pub nodes: NodeGraph,
+    pub beats: Arc<Beats>,
     pub namespaces: Table,
     pub service_accounts: Table,
     pub limit_ranges: Table,
@@ -50,6 +54,9 @@ pub struct Live {
     pub ingress_classes: Table,
     pub runtime_classes: Table,
     filled: watch::Sender<usize>,
+    /// How far the relations of pods have been followed, and who wants that to be said.
+    pods_at: watch::Sender<Revision>,
+    pods_asked: Notify,
 }
 
 /// What is known of one object now: it, or that it is gone.
@@ -62,7 +69,7 @@ struct Event {
 type Take = fn(&Live, &[Event]);
 
 /// Group, resource, version, kind; and who takes what is known of them.
-const SOURCES: [(&str, &str, &str, &str, Take); 17] = {
+const SOURCES: [(&str, &str, &str, &str, Take); 22] = {
     const RBAC: &str = "rbac.authorization.k8s.io";
     [
         (RBAC, "clusterroles", "v1", "ClusterRole", |live, events| live.roles_are(events, true)),
@@ -92,6 +99,21 @@ const SOURCES: [(&str, &str, &str, &str, Take); 17] = {
         ("", "pods", "v1", "Pod", |live, events| live.nodes.take(Item::Pod, events)),
         ("", "persistentvolumes", "v1", "PersistentVolume", |live, events| {
             live.nodes.take(Item::Volume, events);
+        }),
+        ("", "secrets", "v1", "Secret", |live, events| live.nodes.stir_by(Item::Secret, events)),
+        ("", "configmaps", "v1", "ConfigMap", |live, events| {
+            live.nodes.stir_by(Item::ConfigMap, events);
+        }),
+        ("", "persistentvolumeclaims", "v1", "PersistentVolumeClaim", |live, events| {
+            live.nodes.stir_by(Item::Claim, events);
+        }),
+        ("", "services", "v1", "Service", |live, events| {
+            for Event { namespace, name, .. } in events {
+                live.nodes.service_changed(namespace, name);
+            }
+        }),
+        ("", "nodes", "v1", "Node", |live, events| {
+            events.iter().for_each(|event| live.nodes.node_changed(&event.name));
         }),
         ("storage.k8s.io", "volumeattachments", "v1", "VolumeAttachment", |live, events| {
             live.nodes.take(Item::Attachment, events);
@@ -155,6 +177,7 @@ impl Default for Live {
             rbac: ArcSwap::default(),
             rbac_writer: Mutex::default(),
             nodes: NodeGraph::default(),
+            beats: Arc::default(),
             namespaces: Table::default(),
             service_accounts: Table::default(),
             limit_ranges: Table::default(),
@@ -164,6 +187,8 @@ impl Default for Live {
             ingress_classes: Table::default(),
             runtime_classes: Table::default(),
             filled: watch::Sender::new(0),
+            pods_at: watch::Sender::new(Revision::ZERO),
+            pods_asked: Notify::new(),
         }
     }
 }
@@ -189,6 +214,17 @@ impl Live {
         let mut filled = self.filled.subscribe();
         // The sender lives as long as this does.
         let _ = filled.wait_for(|count| *count >= SOURCES.len()).await;
+    }
+
+    /// Waits until the relations of pods are not older than `revision`.
+    pub async fn pods_seen(&self, revision: Revision) {
+        const ASK_EVERY: Duration = Duration::from_millis(20);
+        let mut at = self.pods_at.subscribe();
+        while *at.borrow_and_update() < revision {
+            self.pods_asked.notify_one();
+            // It is asked again: what it was told last may have been before the store told its readers.
+            let _ = tokio::time::timeout(ASK_EVERY, at.changed()).await;
+        }
     }
 
     async fn follow(&self, objects: &Objects, of: &Stored, take: Take) {
@@ -235,8 +271,20 @@ impl Live {
             self.filled.send_modify(|count| *count += 1);
         }
         let mut feed = objects.feed(of, revision);
+        let is_pods = of.group.is_empty() && &*of.resource == "pods";
+        if is_pods {
+            self.pods_at.send_replace(revision);
+        }
         loop {
-            let changes = feed.next().await?;
+            let changes = tokio::select! {
+                changes = feed.next() => changes?,
+                () = self.pods_asked.notified(), if is_pods => {
+                    if let Some(progress) = feed.progress() {
+                        self.pods_at.send_if_modified(|at| advance(at, progress));
+                    }
+                    continue;
+                }
+            };
             let events = changes.iter().filter_map(|change| {
                 let is_there = change.kind != ChangeKind::Deleted;
                 event(of, is_there.then(|| change.object.clone()), Some(change.object.key()))
@@ -250,6 +298,9 @@ impl Live {
                 };
             }
             take(self, &events);
+            if let Some(last) = changes.last().filter(|_| is_pods) {
+                self.pods_at.send_if_modified(|at| advance(at, last.revision()));
+            }
         }
     }
 
@@ -267,6 +318,12 @@ impl Live {
         let next = self.rbac.load().after(changes);
         self.rbac.store(Arc::new(next));
     }
+}
+
+fn advance(at: &mut Revision, to: Revision) -> bool {
+    let moves = to > *at;
+    *at = to.max(*at);
+    moves
 }
 
 /// Names the object as its key does: of `object`, or of a `key` whose object is gone.
@@ -291,6 +348,10 @@ fn fill(table: &Table, events: &[Event]) {
 }
 
 impl NodeGraph {
+    fn stir_by(&self, item: Item, events: &[Event]) {
+        events.iter().for_each(|event| self.changed(item, &event.namespace, &event.name));
+    }
+
     fn take(&self, item: Item, events: &[Event]) {
         for Event { namespace, name, object } in events {
             match (object.as_ref().map(readable), item) {

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
-use http::{Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri};
 use hyper::client::conn::http2::SendRequest;
 use rustls::ClientConfig;
 use tonic::body::Body;
 
 use super::service::Service;
-use super::{Caller, Sessions};
+use super::{Caller, NODE_HEADER, Sessions};
 use crate::client::connection::{self, Server, Windows};
 use crate::tunnel::wire::node_client::NodeClient;
 use crate::tunnel::wire::node_server::NodeServer;
@@ -32,7 +32,7 @@ pub struct Channel(Way);
 
 #[derive(Clone)]
 enum Way {
-    Wire { authority: String, sender: SendRequest<Body> },
+    Wire { authority: String, sender: SendRequest<Body>, speaks_for: Option<HeaderValue> },
     Here { caller: Caller, front: NodeServer<Service> },
 }
 
@@ -43,7 +43,16 @@ impl Channel {
         let mut tls = tls.clone();
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let sender = connection::open(&server, &Arc::new(tls), WINDOWS).await?;
-        Ok(Channel(Way::Wire { authority: server.authority, sender }))
+        Ok(Channel(Way::Wire { authority: server.authority, sender, speaks_for: None }))
+    }
+
+    /// As an administrator who speaks for a node.
+    pub fn speaking_for(mut self, node: &str) -> Result<Channel, String> {
+        if let Way::Wire { speaks_for, .. } = &mut self.0 {
+            let name = HeaderValue::from_str(node);
+            *speaks_for = Some(name.map_err(|_| format!("{node:?} is no name of a node"))?);
+        }
+        Ok(self)
     }
 
     /// The front of this process, for the agent that is in it.
@@ -76,7 +85,10 @@ impl tower::Service<Request<Body>> for Channel {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         match &mut self.0 {
-            Way::Wire { authority, sender } => {
+            Way::Wire { authority, sender, speaks_for } => {
+                if let Some(node) = speaks_for {
+                    request.headers_mut().insert(NODE_HEADER, node.clone());
+                }
                 let path = request.uri().path().to_owned();
                 let uri = Uri::builder().scheme("https").authority(authority.as_str());
                 match uri.path_and_query(path).build() {

@@ -6,11 +6,18 @@
 //!
 //! Keeps: an agent speaks for the node in its certificate and for no other. A node has one session per master;
 //! a new one takes the old one's place. What ends a session ends its tunnels, with the reason.
-//! Never: looks at what a tunnel carries, or asks an object anything.
+//! What an agent reports is written in its node's name by the road that all requests take ([`reports`]); what
+//! it is to run is what the Node authorizer lets it read ([`assignments`]). That it lives is written nowhere:
+//! masters tell each other ([`beats`]), and leases of nodes are answered from that.
+//! Never: looks at what a tunnel carries.
 
+mod assignments;
+mod beats;
 mod channel;
 mod peers;
 pub mod pipe;
+mod quorum;
+mod reports;
 mod service;
 mod sessions;
 
@@ -24,12 +31,16 @@ use axum::response::Response;
 use crate::auth::{self, Authenticator};
 use crate::tunnel::wire::node_server::NodeServer;
 
+pub use assignments::digest;
 pub use channel::Channel;
 pub use peers::Peers;
-pub use sessions::Sessions;
+pub use sessions::{Parts, Sessions};
 
-/// The newest version of the protocol that this release speaks, and the oldest.
+/// The version of the protocol that this release speaks: those of one major version understand each other.
 pub const PROTOCOL: u32 = 1;
+pub const MINOR: u32 = 0;
+/// By which an administrator says for which node it speaks.
+pub const NODE_HEADER: &str = "kontiki-node";
 
 const NODE_PREFIX: &str = "system:node:";
 const NODES: &str = "system:nodes";

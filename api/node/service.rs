@@ -12,17 +12,24 @@ use rand::RngExt as _;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::pipe;
+use super::assignments::Assignments;
 use super::sessions::{Arrived, Held, Sessions};
-use super::{Caller, PROTOCOL};
+use super::{Caller, MINOR, NODE_HEADER, PROTOCOL};
+use super::{beats, pipe, reports};
 use crate::tunnel::wire::{
-    self, FromNode, FromTunnel, HoldsAnswer, HoldsRequest, Piece, ToForward, ToNode, from_node,
-    from_tunnel, node_server, to_forward, to_node,
+    self, Assigned, BeatsRequest, FromNode, FromTunnel, Heartbeats, Held as HeldSet, HoldsAnswer,
+    HoldsRequest, Piece, Reported, ToForward, ToNode, Written, from_node, from_tunnel, node_server,
+    to_forward, to_node,
 };
 
+/// A beat waits no longer for what is written along with it.
+const LEASE_WAIT_MAX: Duration = Duration::from_secs(2);
 const FIRST_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Between two beats of a session, on average.
+/// Between two beats of a session, on average: with few sessions, and with as many as [`MANY`] or more.
 const PERIOD: Duration = Duration::from_secs(10);
+const PERIOD_MAX: Duration = Duration::from_secs(20);
+const FEW: usize = 1000;
+const MANY: usize = 5000;
 const SILENT_BEATS_MAX: u32 = 3;
 /// Where masters are is told with every so many beats.
 const MASTERS_EVERY: u64 = 6;
@@ -45,8 +52,15 @@ impl Service {
 type Told<T> = Result<Response<BoxStream<'static, Result<T, Status>>>, Status>;
 
 fn node<T>(request: &Request<T>) -> Result<String, Status> {
-    match request.extensions().get::<Caller>() {
-        Some(Caller::Node(node)) => Ok(node.clone()),
+    let said = || request.metadata().get(NODE_HEADER).and_then(|it| it.to_str().ok());
+    match (request.extensions().get::<Caller>(), said()) {
+        (Some(Caller::Node(node)), None) => Ok(node.clone()),
+        (Some(Caller::Node(node)), Some(said)) if said == node => Ok(node.clone()),
+        (Some(Caller::Node(node)), Some(said)) => {
+            let why = format!("the certificate is of node {node:?}, not of {said:?}");
+            Err(Status::permission_denied(why))
+        }
+        (Some(Caller::Master), Some(said)) if !said.is_empty() => Ok(said.to_owned()),
         _ => Err(Status::permission_denied("this takes a node's certificate")),
     }
 }
@@ -65,9 +79,33 @@ async fn first<T>(messages: &mut Streaming<T>) -> Result<T, Status> {
     }
 }
 
+/// How often each is heard, where there are so many.
+fn period(sessions: usize) -> Duration {
+    let above = u32::try_from(sessions.clamp(FEW, MANY) - FEW).unwrap_or(0);
+    PERIOD + (PERIOD_MAX - PERIOD) * above / u32::try_from(MANY - FEW).unwrap_or(1)
+}
+
 /// The period, but not for all the same.
-fn next_beat() -> Duration {
-    PERIOD.mul_f64(rand::rng().random_range(0.9..1.1))
+fn next_beat(period: Duration) -> Duration {
+    period.mul_f64(rand::rng().random_range(0.9..1.1))
+}
+
+/// Whether both sides understand each other.
+fn agree(hello: &wire::Hello) -> Result<(), Status> {
+    let (theirs, release) = (hello.protocol, &hello.release);
+    if theirs == PROTOCOL {
+        return Ok(());
+    }
+    let remedy = if theirs < PROTOCOL {
+        "upgrade the node"
+    } else {
+        "upgrade the masters first, then the nodes"
+    };
+    let why = format!(
+        "the agent (release {release:?}) speaks version {theirs} of the node protocol, this master \
+         version {PROTOCOL}; {remedy}"
+    );
+    Err(Status::failed_precondition(why))
 }
 
 fn millis(duration: Duration) -> u32 {
@@ -93,7 +131,8 @@ impl Conversation {
         let message = tokio::select! {
             biased;
             () = self.held.session_ended() => {
-                return Some(Err(Status::aborted("another session of this node took its place")));
+                let replaced = || Status::aborted("another session of this node took its place");
+                return Some(Err(self.service.sessions.closed().unwrap_or_else(replaced)));
             }
             () = self.service.sessions.stopped() => {
                 return Some(Err(Status::unavailable("this master is going down")));
@@ -101,10 +140,10 @@ impl Conversation {
             order = self.held.orders.recv() => to_node::Message::Open(order?),
             message = self.messages.message() => match message {
                 Ok(Some(FromNode { message: Some(from_node::Message::Beat(beat)) })) => {
-                    self.heard(beat.number)
+                    self.heard(beat.number).await
                 }
                 // What a newer agent may say is passed over; a session without anything said ends.
-                Ok(Some(_)) => self.heard(0),
+                Ok(Some(_)) => self.heard(0).await,
                 Ok(None) | Err(_) => return None,
             },
             () = sleep_until(self.silent_at) => {
@@ -114,18 +153,30 @@ impl Conversation {
         Some(Ok(ToNode { message: Some(message) }))
     }
 
-    fn heard(&mut self, number: u64) -> to_node::Message {
-        self.silent_at = Instant::now() + PERIOD * SILENT_BEATS_MAX;
+    async fn heard(&mut self, number: u64) -> to_node::Message {
+        let sessions = &self.service.sessions;
+        sessions.heard(&self.held.session);
+        // Somebody may have deleted it.
+        let node = self.held.session.node();
+        let ensured = timeout(LEASE_WAIT_MAX, reports::ensure_lease(sessions, node)).await;
+        if let Ok(Err(status)) = ensured {
+            tracing::debug!(node, %status, "the lease of a node is not there");
+        }
+        let period = period(sessions.count());
+        self.silent_at = Instant::now() + period * SILENT_BEATS_MAX;
         self.beats += 1;
         let tell = self.beats.is_multiple_of(MASTERS_EVERY);
         let masters = if tell { self.service.masters() } else { Vec::new() };
-        to_node::Message::Heard(wire::Heard { number, next_ms: millis(next_beat()), masters })
+        to_node::Message::Heard(wire::Heard { number, next_ms: millis(next_beat(period)), masters })
     }
 }
 
 #[tonic::async_trait]
 impl node_server::Node for Service {
     type SessionStream = BoxStream<'static, Result<ToNode, Status>>;
+    type AssignmentsStream = BoxStream<'static, Result<Assigned, Status>>;
+    type ReportsStream = BoxStream<'static, Result<Written, Status>>;
+    type BeatsStream = BoxStream<'static, Result<Heartbeats, Status>>;
     type TunnelStream = BoxStream<'static, Result<Piece, Status>>;
     type ForwardStream = BoxStream<'static, Result<FromTunnel, Status>>;
 
@@ -139,28 +190,23 @@ impl node_server::Node for Service {
             let why = format!("the certificate is of node {node:?}, not of {:?}", hello.node);
             return Err(Status::permission_denied(why));
         }
-        if hello.protocol < PROTOCOL {
-            let why = format!(
-                "the agent speaks version {} of the protocol, this master {PROTOCOL} or newer; \
-                 upgrade the node",
-                hello.protocol
-            );
-            return Err(Status::failed_precondition(why));
-        }
-        let held = self.sessions.begin(&node)?;
+        agree(&hello)?;
+        let held = self.sessions.begin(&node, &hello.boot_id)?;
+        let period = period(self.sessions.count());
         tracing::info!(node, release = hello.release, "an agent is connected");
         let welcome = wire::Welcome {
             master: self.sessions.peers().map(|peers| peers.me.clone()).unwrap_or_default(),
             protocol: PROTOCOL,
-            next_ms: millis(next_beat()),
+            next_ms: millis(next_beat(period)),
             masters: self.masters(),
+            minor: MINOR.min(hello.minor),
         };
         let conversation = Conversation {
             service: self.clone(),
             held,
             messages,
             welcome: Some(ToNode { message: Some(to_node::Message::Welcome(welcome)) }),
-            silent_at: Instant::now() + PERIOD * SILENT_BEATS_MAX,
+            silent_at: Instant::now() + period * SILENT_BEATS_MAX,
             beats: 0,
         };
         let said = stream::unfold(Some(conversation), |conversation| async {
@@ -170,6 +216,47 @@ impl node_server::Node for Service {
             Some((said, goes_on.then_some(conversation)))
         });
         Ok(Response::new(said.boxed()))
+    }
+
+    async fn assignments(&self, request: Request<Streaming<HeldSet>>) -> Told<Assigned> {
+        let session = self.sessions.of(&node(&request)?)?;
+        let mut asked = request.into_inner();
+        let held = first(&mut asked).await?;
+        let begun = Assignments::begin(self.sessions.clone(), session, held, asked).await?;
+        let told = stream::unfold(Some(begun), |begun| async {
+            let mut begun = begun?;
+            let told = begun.next().await?;
+            let goes_on = told.is_ok();
+            Some((told, goes_on.then_some(begun)))
+        });
+        Ok(Response::new(told.boxed()))
+    }
+
+    async fn reports(&self, request: Request<Streaming<Reported>>) -> Told<Written> {
+        let session = self.sessions.of(&node(&request)?)?;
+        let (sessions, messages) = (self.sessions.clone(), request.into_inner());
+        let written = stream::unfold((sessions, messages), move |(sessions, mut messages)| {
+            let session = session.clone();
+            async move {
+                let reported = tokio::select! {
+                    reported = messages.message() => reported.transpose()?,
+                    () = session.ended() => return None,
+                };
+                let written = match reported {
+                    Ok(reported) => reports::write(&sessions, session.node(), reported).await,
+                    Err(status) => Err(status),
+                };
+                Some((written, (sessions, messages)))
+            }
+        });
+        Ok(Response::new(written.boxed()))
+    }
+
+    async fn beats(&self, request: Request<BeatsRequest>) -> Told<Heartbeats> {
+        master(&request)?;
+        let stopped = self.sessions.stopped();
+        let told = beats::telling(self.sessions.clone()).map(Ok).take_until(stopped);
+        Ok(Response::new(told.boxed()))
     }
 
     async fn tunnel(&self, request: Request<Streaming<FromTunnel>>) -> Told<Piece> {

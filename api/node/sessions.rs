@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,9 +20,13 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
+use super::beats;
 use super::peers::{Peers, Place};
 use super::pipe::{self, Ended};
+use super::{quorum, reports};
 use crate::error::{Reason, Status};
+use crate::live::Live;
+use crate::pipeline::Road;
 use crate::tunnel::wire::{self, FromTunnel, from_tunnel};
 use crate::tunnel::{Nodes, Tunnel};
 
@@ -34,6 +39,8 @@ pub(crate) const TUNNELS_MAX: usize = 128;
 const ORDERS_MAX: usize = TUNNELS_MAX;
 /// Until an agent has opened a tunnel: its runtime may be slow to begin.
 pub(crate) const OPEN_WAIT_MAX: Duration = Duration::from_secs(30);
+/// A machine that was heard of so lately, and has not taken its leave, keeps its name.
+const NAMESAKE_S: i64 = 25;
 /// A session that is nowhere may be about to come: its agent lost a master a moment ago.
 const ARRIVAL_WAITS_MAX: u32 = 4;
 const ARRIVAL_WAIT: Duration = Duration::from_secs(1);
@@ -45,13 +52,29 @@ pub struct Sessions(Arc<Inner>);
 struct Inner {
     sessions: Mutex<HashMap<String, Arc<Session>>>,
     arrived: Notify,
-    peers: Option<Peers>,
-    stop: CancellationToken,
+    parts: Parts,
+    /// Turns of those who write reports.
+    writes: Semaphore,
+    /// This master has lost the others.
+    cut_off: AtomicBool,
+}
+
+/// What sessions are made of.
+pub struct Parts {
+    /// Where reports are written, and what is assigned is read.
+    pub road: Arc<Road>,
+    pub live: Arc<Live>,
+    /// The other masters, where there may be others.
+    pub peers: Option<Peers>,
+    /// Ends all sessions, whose agents go elsewhere.
+    pub stop: CancellationToken,
 }
 
 /// The session of one node.
 pub(crate) struct Session {
     node: String,
+    /// Of the machine.
+    boot: String,
     began: Instant,
     orders: mpsc::Sender<wire::Open>,
     ended: Ended,
@@ -76,7 +99,7 @@ pub(super) struct Held {
 impl Held {
     /// When it must go: another has taken its place.
     pub fn session_ended(&self) -> impl Future<Output = ()> + use<> {
-        self.session.ended.token.clone().cancelled_owned()
+        self.session.ended()
     }
 }
 
@@ -88,17 +111,58 @@ impl Drop for Held {
             && Arc::ptr_eq(entry.get(), &self.session)
         {
             entry.remove();
+            let Session { node, boot, .. } = &*self.session;
+            self.sessions.live().beats.ended(node, boot);
         }
     }
 }
 
 impl Sessions {
-    /// `peers`: the other masters, where there may be others. `stop` ends all sessions, whose agents go
-    /// elsewhere.
     #[must_use]
-    pub fn new(peers: Option<Peers>, stop: CancellationToken) -> Sessions {
+    pub fn new(parts: Parts) -> Sessions {
         let (sessions, arrived) = (Mutex::default(), Notify::new());
-        Sessions(Arc::new(Inner { sessions, arrived, peers, stop }))
+        let writes = Semaphore::new(reports::WRITES_MAX);
+        let cut_off = AtomicBool::new(false);
+        Sessions(Arc::new(Inner { sessions, arrived, parts, writes, cut_off }))
+    }
+
+    /// Hears from the other masters which nodes they hear, and looks whether they are there, as long as it is
+    /// polled.
+    pub async fn run(&self) {
+        tokio::join!(quorum::look(self), async {
+            match self.peers() {
+                Some(peers) => beats::listen(self, peers).await,
+                None => std::future::pending().await,
+            }
+        });
+    }
+
+    /// Whether this master has lost the others: then it holds no sessions.
+    pub(super) fn cut_off(&self, is_so: bool) {
+        let was_so = self.0.cut_off.swap(is_so, Ordering::SeqCst);
+        if is_so && !was_so {
+            let all = self.0.sessions.lock();
+            tracing::warn!(sessions = all.len(), "the other masters are lost: agents are let go");
+            all.values().for_each(|session| session.ended.token.cancel());
+        }
+    }
+
+    /// Why there is no session here, where that is so.
+    pub(super) fn closed(&self) -> Option<tonic::Status> {
+        let is_so = self.0.cut_off.load(Ordering::SeqCst);
+        is_so.then(|| tonic::Status::unavailable("this master has lost the others; try another"))
+    }
+
+    pub(super) fn road(&self) -> &Arc<Road> {
+        &self.0.parts.road
+    }
+
+    pub(super) fn live(&self) -> &Live {
+        &self.0.parts.live
+    }
+
+    pub(super) fn writes(&self) -> &Semaphore {
+        &self.0.writes
     }
 
     /// How many there are.
@@ -114,11 +178,11 @@ impl Sessions {
 
     /// When this master goes.
     pub(super) fn stopped(&self) -> impl Future<Output = ()> + use<> {
-        self.0.stop.clone().cancelled_owned()
+        self.0.parts.stop.clone().cancelled_owned()
     }
 
     pub(super) fn peers(&self) -> Option<&Peers> {
-        self.0.peers.as_ref()
+        self.0.parts.peers.as_ref()
     }
 
     /// For how long there has been one.
@@ -130,11 +194,42 @@ impl Sessions {
         self.0.sessions.lock().get(node).cloned()
     }
 
+    /// The session of a node, for its other streams.
+    pub(super) fn of(&self, node: &str) -> Result<Arc<Session>, tonic::Status> {
+        let missing =
+            || tonic::Status::failed_precondition(format!("node {node:?} has no session here"));
+        self.find(node).ok_or_else(missing)
+    }
+
+    /// The node's agent lives.
+    pub(super) fn heard(&self, session: &Session) {
+        let now = self.road().clock().now();
+        self.live().beats.heard(&session.node, &session.boot, now, true);
+    }
+
+    /// Another machine that goes by this name and was heard lately, by whichever master.
+    fn namesake(&self, node: &str, boot: &str) -> Option<tonic::Status> {
+        let beat = self.live().beats.of(node)?;
+        let age_s = self.road().clock().now().micros_since(beat.at) / 1_000_000;
+        if beat.boot.is_empty() || *beat.boot == *boot || age_s >= NAMESAKE_S {
+            return None;
+        }
+        let why = format!(
+            "another machine is connected as node {node:?} (boot {}, heard of {age_s} s ago) and              this one has boot {boot}: two nodes cannot have one name; join this one with another              --name, or stop the other first",
+            beat.boot
+        );
+        Some(tonic::Status::already_exists(why))
+    }
+
     /// Takes in a session; the one that was there ends.
-    pub(super) fn begin(&self, node: &str) -> Result<Held, tonic::Status> {
+    pub(super) fn begin(&self, node: &str, boot: &str) -> Result<Held, tonic::Status> {
+        if let Some(refused) = self.closed().or_else(|| self.namesake(node, boot)) {
+            return Err(refused);
+        }
         let (orders, given) = mpsc::channel(ORDERS_MAX);
         let session = Arc::new(Session {
             node: node.to_owned(),
+            boot: boot.to_owned(),
             began: Instant::now(),
             orders,
             ended: Ended {
@@ -156,6 +251,7 @@ impl Sessions {
             tracing::info!(node, "a session is replaced by a newer one");
             before.ended.token.cancel();
         }
+        self.heard(&session);
         self.0.arrived.notify_waiters();
         Ok(Held { sessions: self.clone(), session, orders: given })
     }
@@ -189,7 +285,7 @@ impl Sessions {
             if let Some(opened) = self.open_here(node, &want).await {
                 return opened;
             }
-            if let Some(peers) = &self.0.peers {
+            if let Some(peers) = self.peers() {
                 match peers.find(node).await {
                     Place::At(channel) => return peers.open(*channel, node, want).await,
                     Place::Nowhere { unheard } => heard = unheard,
@@ -232,6 +328,15 @@ impl Drop for Waiting<'_> {
 }
 
 impl Session {
+    pub(super) fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// When it is over, whatever ended it.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + use<> {
+        self.ended.token.clone().cancelled_owned()
+    }
+
     async fn open(&self, want: wire::Want) -> Result<Tunnel, Status> {
         let node = &self.node;
         let place = self.places.clone().try_acquire_owned().map_err(|_| {

@@ -52,6 +52,11 @@ impl Object {
         Object::new(self.0.key.clone(), self.0.rest.clone(), self.0.created, revision)
     }
 
+    /// With other bytes at the same revision: what is shown differs from what rests.
+    pub(crate) fn resting_as(&self, rest: Bytes) -> Object {
+        Object::new(self.0.key.clone(), rest, self.0.created, self.0.revision)
+    }
+
     #[must_use]
     pub fn key(&self) -> &Bytes {
         &self.0.key

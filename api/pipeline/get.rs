@@ -20,10 +20,10 @@ impl Road {
         Ok(Reply::object(200, self.shown(target)?, Vec::new()))
     }
 
-    /// The object as this member has it.
+    /// The object as this member has it and knows of its node.
     pub(super) fn shown(&self, target: &Target) -> Result<Shown, Status> {
         let object = target.stored(self)?.ok_or_else(|| target.not_found())?;
-        Shown::new(&target.kind, object)
+        Shown::new(&target.kind, self.renewals.show(object))
     }
 
     /// Waits, not for long, until this member shows `revision`.

@@ -24,6 +24,7 @@ mod metadata;
 mod options;
 mod patch;
 mod permit;
+mod renewals;
 mod reply;
 mod shown;
 mod subresource;
@@ -39,9 +40,12 @@ use crate::auth::{Authorizer, Reviewer, TokenIssuer};
 use crate::client::Client;
 use crate::error::Status;
 use crate::kinds::Registry;
+use crate::live::beats::Beats;
 use crate::object::time::Clock;
 use crate::objects::Objects;
 use crate::request::{Request, User, Verb};
+
+use renewals::Renewals;
 
 pub use allocation::Networks;
 pub use compaction::Compaction;
@@ -62,6 +66,7 @@ pub struct Parts {
     pub reviewer: Arc<dyn Reviewer>,
     pub tokens: Arc<dyn TokenIssuer>,
     pub networks: Networks,
+    pub beats: Arc<Beats>,
     pub clock: Clock,
 }
 
@@ -74,15 +79,24 @@ pub struct Road {
     reviewer: Arc<dyn Reviewer>,
     tokens: Arc<dyn TokenIssuer>,
     networks: Networks,
+    renewals: Renewals,
     clock: Clock,
 }
 
 impl Road {
     #[must_use]
     pub fn new(parts: Parts) -> Road {
-        let Parts { objects, registry, admission, authorizer, reviewer, tokens, networks, clock } =
-            parts;
-        Road { objects, registry, admission, authorizer, reviewer, tokens, networks, clock }
+        Road {
+            objects: parts.objects,
+            registry: parts.registry,
+            admission: parts.admission,
+            authorizer: parts.authorizer,
+            reviewer: parts.reviewer,
+            tokens: parts.tokens,
+            networks: parts.networks,
+            renewals: Renewals::new(parts.beats),
+            clock: parts.clock,
+        }
     }
 
     #[must_use]

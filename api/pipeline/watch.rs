@@ -21,11 +21,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Road;
 use super::list;
 use super::options::{Selection, Version, check_watch, read_version};
+use super::renewals::{self, Beating, Renewals};
 use super::shown::Shown;
 use crate::client::EventKind;
 use crate::error::Status;
 use crate::kinds::Kind;
-use crate::objects::{self, Change, ChangeKind, Feed, Object};
+use crate::objects::{self, Change, ChangeKind, Feed, Object, Objects, key};
 use crate::request::{Options, Request, User, Verb};
 
 /// How often a quiet watch says where it stands.
@@ -59,6 +60,9 @@ pub struct Watch {
     state: Option<State>,
     feed: Feed,
     ready: VecDeque<Event>,
+    renewals: Renewals,
+    /// Of leases of nodes: their renewals are told though nothing was written.
+    beating: Option<Lively>,
     wants_bookmarks: bool,
     /// The last revision that was told of.
     told: Revision,
@@ -72,6 +76,13 @@ pub struct Watch {
     /// Rings at the next of these moments. It stays from event to event: to enter a timer into the
     /// runtime's for each would cost as much as the event.
     clock: Pin<Box<Sleep>>,
+}
+
+/// What it takes to tell of renewals.
+struct Lively {
+    beating: Beating,
+    objects: Objects,
+    range: KeyRange,
 }
 
 /// The first state that is still to be told.
@@ -146,6 +157,10 @@ impl Road {
         };
         let seconds = options.timeout_seconds.filter(|seconds| *seconds > 0);
         let seconds = seconds.unwrap_or_else(|| rand::random_range(SECONDS));
+        let beating = self.renewals.beating(&target, state.is_some()).map(|beating| {
+            let (objects, range) = (self.objects.clone(), range.clone());
+            Lively { beating, objects, range }
+        });
         let lasts = Duration::from_secs(seconds.min(10 * 365 * 24 * 3600));
         let now = Instant::now();
         let deadline = now + lasts;
@@ -155,6 +170,8 @@ impl Road {
             selection,
             state,
             ready: VecDeque::new(),
+            renewals: self.renewals.clone(),
+            beating,
             wants_bookmarks: options.allow_watch_bookmarks,
             told: from,
             next_bookmark: now + BOOKMARK_EVERY,
@@ -226,6 +243,7 @@ impl Watch {
                     self.ready.push_back(Event::Bookmark { revision, initial: false });
                 }
             }
+            nodes = beating(&mut self.beating) => self.tell_renewals(&nodes)?,
             changes = self.feed.next() => {
                 for change in changes? {
                     self.told = self.told.max(change.revision());
@@ -238,10 +256,33 @@ impl Watch {
         Ok(())
     }
 
+    /// Leases whose nodes were heard, as they are now; they say how far the watch is, as bookmarks do.
+    fn tell_renewals(&mut self, nodes: &[Arc<str>]) -> Result<(), Status> {
+        let Some(Lively { objects, range, .. }) = &self.beating else { return Ok(()) };
+        let told = self.feed.progress().unwrap_or(self.told).max(self.told);
+        let of = &self.kind.stored;
+        for node in nodes {
+            let key = key::of_object(of, renewals::NAMESPACE, node);
+            if !range.contains(&key) {
+                continue;
+            }
+            // What is newer than the watch comes with its own change.
+            let there = objects.get(of, renewals::NAMESPACE, node)?;
+            let Some(lease) = there.filter(|lease| lease.revision() <= told) else { continue };
+            let shown = Shown::new(&self.kind, self.renewals.show(lease.at(told)))?;
+            if self.selection.is_everything() || self.selection.matches(shown.value()?) {
+                let kind = EventKind::Modified;
+                self.ready.push_back(Event::Object { kind, shown, change: None });
+            }
+        }
+        self.told = told;
+        Ok(())
+    }
+
     fn advance_state(&mut self) -> Result<(), Status> {
         let Some(state) = &mut self.state else { return Ok(()) };
         if let Some(page) = state.pages.next_page(PAGE_BYTES).map_err(objects::stored)? {
-            let objects = page.into_iter().map(Object::from);
+            let objects = page.into_iter().map(|kv| self.renewals.show(Object::from(kv)));
             for shown in list::select(&self.kind, &self.selection, objects)? {
                 let kind = EventKind::Added;
                 self.ready.push_back(Event::Object { kind, shown, change: None });
@@ -254,6 +295,13 @@ impl Watch {
         }
         self.state = None;
         Ok(())
+    }
+}
+
+async fn beating(lively: &mut Option<Lively>) -> Vec<Arc<str>> {
+    match lively {
+        Some(lively) => lively.beating.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,9 +1,10 @@
 //! The node agent: runs the pods that are assigned to this node, and says how they are.
 //!
 //! Two one-way flows that meet only in the store: assignments come in ([`masters`]), status goes
-//! out. Between them each pod has a worker of its own ([`pods`]), which compares what is wanted
-//! with what the container runtime ([`cri`]) shows and takes the next steps. Beside them a session
-//! with a master ([`tunnels`]) carries what people want of this node: shells, logs, ports.
+//! out, both over one session with a master (`crate::session`). Between them each pod has a worker
+//! of its own ([`pods`]), which compares what is wanted with what the container runtime ([`cri`])
+//! shows and takes the next steps. Beside them the session carries what people want of this node:
+//! shells, logs, ports ([`tunnels`]).
 //!
 //! Keeps: containers outlive the agent. What runs is known by the labels in the runtime, never by
 //! memory alone.
@@ -18,6 +19,7 @@ pub mod node;
 pub mod pods;
 pub mod probes;
 pub mod rotation;
+pub mod tokens;
 pub mod tunnels;
 pub mod volumes;
 
@@ -33,9 +35,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::events;
+use crate::session::{self, Door, Link, Outbox, Set};
 use cri::Runtime;
 use masters::Masters;
-use tunnels::Door;
 
 /// What an agent is told, all of it decided.
 #[derive(Clone, Debug)]
@@ -72,21 +74,32 @@ pub struct Directories {
     pub addresses: PathBuf,
 }
 
+/// The way to the masters.
+pub struct Way {
+    /// For what is asked now and then: tokens, events.
+    pub client: Client,
+    pub door: Door,
+    /// Where what is assigned is kept for the time when no master answers.
+    pub kept: Option<PathBuf>,
+}
+
 /// Runs the node until `stop`. What runs in containers goes on without it.
 pub async fn run(
     settings: Settings,
     runtime: Arc<dyn Runtime>,
-    client: Client,
-    door: Door,
+    way: Way,
     clock: Clock,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let settings = Arc::new(settings);
+    let Way { client, door, kept } = way;
     let client = client.named("kontiki-agent");
     let (recorder, writer) = events::recorder(client.clone(), clock.clone());
     let recorder = recorder.of("kubelet");
+    let (set, outbox) = (Arc::new(Set::default()), Arc::new(Outbox::default()));
+    let tokens = tokens::Tokens::read(kept.as_ref().map(|kept| kept.with_file_name("tokens")));
     let masters: Arc<dyn Masters> =
-        Arc::new(masters::Api::new(client.clone(), settings.node.clone()));
+        Arc::new(masters::Session::new(set.clone(), outbox.clone(), tokens, client));
     let manager = pods::Manager::new(pods::Parts {
         settings: settings.clone(),
         runtime: runtime.clone(),
@@ -104,13 +117,22 @@ pub async fn run(
     let rotation =
         rotation::Rotation::new(runtime.clone(), settings.directories.logs.clone(), clock.clone());
     let collector = images::collection::Collector::new(runtime.clone(), clock.clone());
-    let node = node::Node::new(settings, runtime, client, clock);
+    let link = Link {
+        node: settings.node.clone(),
+        boot: session::boot_id(),
+        door,
+        set: set.clone(),
+        outbox: outbox.clone(),
+        orders: ends,
+        kept,
+    };
+    let node = node::Node::new(settings, runtime, set, outbox, clock);
     tokio::join!(
         writer.run(stop.clone()),
         node.run(stop.clone()),
         collector.run(stop.clone()),
         rotation.run(stop.clone()),
-        tunnels::run(door, ends, stop.clone()),
+        session::run(link, stop.clone()),
         manager.run(stop),
     );
     Ok(())

@@ -1,26 +1,20 @@
-//! The node's own object: that it is there, what it has, how it is, and that it lives.
+//! The node's own object: that it is there, what it has, and how it is. That it lives is seen by its session.
 //!
-//! Keeps: the Lease `kube-node-lease/NAME` is renewed every 10 s; the status is told when it
-//! changed, and every five minutes. A node that is not ready looks again sooner.
-//! Labels and taints that others have set stay.
-//! Never: registers over a node of another machine's without telling.
+//! Keeps: the status is said when it has changed. A node that is not ready looks again sooner. Labels and
+//! taints that others have set stay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, Node as NodeObject, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
+    ContainerImage, Node as NodeObject, NodeAddress, NodeCondition, NodeDaemonEndpoints,
     NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kontiki_api::Status;
-use kontiki_api::client::{Client, PatchKind};
-use kontiki_api::error::Reason;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kontiki_api::object::time::{Clock, Timestamp};
 use serde_json::json;
 use tokio::time::sleep;
@@ -28,16 +22,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::cri::Runtime;
 use super::{Settings, network};
+use crate::session::{Origin, Outbox, Set};
 
 /// The version of Kubernetes whose node this is.
 pub const KUBELET_VERSION: &str = "v1.37.0+kontiki";
 
-const BEAT: Duration = Duration::from_secs(10);
-/// The first pause of a node that is not ready; each is twice the one before, up to half a `BEAT`.
-const UNREADY_BEAT: Duration = Duration::from_millis(200);
-const LEASE_S: i32 = 40;
-const STATUS_S: i64 = 300;
-const LEASES: &str = "kube-node-lease";
+/// Between two looks at the machine.
+const PAUSE: Duration = Duration::from_secs(10);
+/// The first pause of a node that is not ready; each is twice the one before, up to half a `PAUSE`.
+const UNREADY_PAUSE: Duration = Duration::from_millis(200);
 /// Below these a node is under pressure; upstream's hard limits of eviction. A tenth of a large disk is enough
 /// for long: there it is the bytes that count.
 const MEMORY_MIN: i64 = 100 << 20;
@@ -86,12 +79,12 @@ fn memory_of(label: &str) -> i64 {
 pub struct Node {
     settings: Arc<Settings>,
     runtime: Arc<dyn Runtime>,
-    client: Client,
+    set: Arc<Set>,
+    outbox: Arc<Outbox>,
     clock: Clock,
-    /// What was told last, and when.
-    told: Option<(NodeStatus, Timestamp)>,
+    /// What was said last.
+    said: Option<NodeStatus>,
     registered: bool,
-    uid: Option<String>,
 }
 
 impl Node {
@@ -99,82 +92,88 @@ impl Node {
     pub fn new(
         settings: Arc<Settings>,
         runtime: Arc<dyn Runtime>,
-        client: Client,
+        set: Arc<Set>,
+        outbox: Arc<Outbox>,
         clock: Clock,
     ) -> Node {
-        Node { settings, runtime, client, clock, told: None, registered: false, uid: None }
+        Node { settings, runtime, set, outbox, clock, said: None, registered: false }
     }
 
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut soon = UNREADY_BEAT;
+        let mut soon = UNREADY_PAUSE;
+        let mut assigned = self.set.changes();
         loop {
-            let beat = tokio::select! {
-                beat = self.beat() => beat,
+            tokio::select! {
+                () = self.look() => {}
                 () = stop.cancelled() => return,
-            };
-            if let Err(status) = beat {
-                tracing::warn!(node = self.settings.node, %status, "the node is not told of");
-                if status.is(Reason::NotFound) {
-                    self.registered = false;
-                }
             }
-            let pause = if self.is_ready() { BEAT } else { soon };
-            soon = if pause == BEAT { UNREADY_BEAT } else { (soon * 2).min(BEAT / 2) };
+            let pause = if self.is_ready() { PAUSE } else { soon };
+            soon = if pause == PAUSE { UNREADY_PAUSE } else { (soon * 2).min(PAUSE / 2) };
             tokio::select! {
                 () = sleep(pause) => {}
+                // Its range may have come.
+                Ok(()) = assigned.changed(), if !self.is_ready() => {}
                 () = stop.cancelled() => return,
             }
         }
     }
 
     fn is_ready(&self) -> bool {
-        let conditions = self.told.iter().flat_map(|(told, _)| told.conditions.iter().flatten());
+        let conditions = self.said.iter().flat_map(|said| said.conditions.iter().flatten());
         conditions.into_iter().any(|it| it.type_ == "Ready" && it.status == "True")
     }
 
-    async fn beat(&mut self) -> Result<(), Status> {
+    async fn look(&mut self) {
         let status = self.status().await;
-        if !self.registered {
-            self.register(&status).await?;
-            self.registered = true;
+        if self.outbox.node_was_missing() {
+            tracing::warn!(node = self.settings.node, "the node's object is gone; it is made anew");
+            self.registered = false;
         }
-        self.renew().await?;
-        self.tell(status).await?;
-        let node: NodeObject = self.client.get("", &self.settings.node).await?;
-        if let Some(range) = node.spec.and_then(|it| it.pod_cidr)
+        self.say(status);
+        self.configure_network();
+    }
+
+    /// Says how the node is, where that is not known.
+    fn say(&mut self, mut status: NodeStatus) {
+        if let Some(said) = &self.said {
+            keep_transitions(&mut status, said);
+            if self.registered && same(said, &status) && self.is_there() {
+                return;
+            }
+        }
+        let mut patch = json!(status);
+        // Addresses are merged by their type: those that are no more have to be taken out.
+        if let Some(list) = patch["addresses"].as_array_mut() {
+            list.insert(0, json!({"$patch": "replace"}));
+        }
+        let labels = (!self.registered).then(|| self.labels());
+        self.outbox.node(&patch, labels);
+        (self.registered, self.said) = (true, Some(status));
+    }
+
+    /// Whether there is nothing that speaks against it.
+    fn is_there(&self) -> bool {
+        self.set.origin() != Origin::Master
+            || !self.outbox.is_empty()
+            || self.set.get("nodes", "", &self.settings.node).is_some()
+    }
+
+    fn configure_network(&self) {
+        if self.set.origin() == Origin::Nobody {
+            return;
+        }
+        let held = self.set.get("nodes", "", &self.settings.node);
+        let node = held.and_then(|held| held.read::<NodeObject>().ok());
+        if let Some(range) = node.and_then(|it| it.spec).and_then(|it| it.pod_cidr)
             && let Err(error) = network::configure(&self.settings.directories, &range)
         {
             tracing::warn!(error, "pods' network is not set up");
         }
-        Ok(())
     }
 
-    async fn register(&mut self, status: &NodeStatus) -> Result<(), Status> {
-        let node = NodeObject {
-            metadata: ObjectMeta {
-                name: Some(self.settings.node.clone()),
-                labels: Some(self.labels()),
-                ..ObjectMeta::default()
-            },
-            spec: Some(NodeSpec::default()),
-            status: Some(status.clone()),
-        };
-        let made = match self.client.create(&node).await {
-            Err(refused) if refused.is(Reason::AlreadyExists) => {
-                let patch = json!({"metadata": {"labels": self.labels()}});
-                let name = &self.settings.node;
-                self.client.patch("", name, PatchKind::Merge, &patch, None).await?
-            }
-            other => other?,
-        };
-        self.uid = made.metadata.uid;
-        tracing::info!(node = self.settings.node, "the node is registered");
-        Ok(())
-    }
-
-    fn labels(&self) -> BTreeMap<String, String> {
+    fn labels(&self) -> HashMap<String, String> {
         let (os, arch) = ("linux".to_owned(), architecture().to_owned());
-        let mut labels = BTreeMap::from([
+        let mut labels = HashMap::from([
             ("kubernetes.io/hostname".to_owned(), self.settings.node.clone()),
             ("kubernetes.io/os".to_owned(), os.clone()),
             ("kubernetes.io/arch".to_owned(), arch.clone()),
@@ -183,54 +182,6 @@ impl Node {
         ]);
         labels.extend(self.settings.labels.iter().cloned());
         labels
-    }
-
-    /// Says that the node lives.
-    async fn renew(&self) -> Result<(), Status> {
-        let now = self.clock.now().rfc3339_micros();
-        let name = &self.settings.node;
-        let patch = json!({"spec": {
-            "renewTime": now, "holderIdentity": name, "leaseDurationSeconds": LEASE_S,
-        }});
-        match self.client.patch::<Lease>(LEASES, name, PatchKind::Merge, &patch, None).await {
-            Err(status) if status.is(Reason::NotFound) => {}
-            other => return other.map(drop),
-        }
-        let lease = json!({
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": {
-                "name": name,
-                "namespace": LEASES,
-                "ownerReferences": [{
-                    "apiVersion": "v1", "kind": "Node", "name": name, "uid": self.uid,
-                }],
-            },
-            "spec": patch["spec"],
-        });
-        let lease: Lease = serde_json::from_value(lease).map_err(Status::internal)?;
-        self.client.create(&lease).await.map(drop)
-    }
-
-    async fn tell(&mut self, mut status: NodeStatus) -> Result<(), Status> {
-        let now = self.clock.now();
-        if let Some((told, at)) = &self.told {
-            keep_transitions(&mut status, told);
-            if same(told, &status) && now < at.plus_seconds(STATUS_S) {
-                return Ok(());
-            }
-        }
-        let mut patch = json!({"status": status});
-        // Addresses are merged by their type: those that are no more have to be taken out.
-        if let Some(list) = patch["status"]["addresses"].as_array_mut() {
-            list.insert(0, json!({"$patch": "replace"}));
-        }
-        let name = &self.settings.node;
-        self.client
-            .patch::<NodeObject>("", name, PatchKind::Strategic, &patch, Some("status"))
-            .await?;
-        self.told = Some((status, now));
-        Ok(())
     }
 
     async fn status(&self) -> NodeStatus {

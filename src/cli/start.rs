@@ -5,7 +5,6 @@ use clap::{ArgMatches, Args, Subcommand, ValueEnum};
 use rustls::crypto::aws_lc_rs;
 
 use super::config::{Asked, MASTERS, NODES, Options};
-use super::period::Period;
 use crate::failure::Failure;
 use crate::hollow;
 use crate::roles::{controllers, master, node};
@@ -64,9 +63,6 @@ struct Hollow {
     /// What their names begin with
     #[arg(long, default_value = "hollow")]
     prefix: String,
-    /// How often each renews its lease
-    #[arg(long, default_value = "10s")]
-    heartbeat: Period,
     #[command(flatten)]
     options: Options,
 }
@@ -108,14 +104,9 @@ impl Start {
     pub fn run(self) -> Result<(), Failure> {
         let (plan, asked, options) = match self.role {
             None => (Plan::MasterAndNode, Asked::default(), self.options),
-            Some(Role::Hollow(Hollow { kubeconfig, nodes, prefix, heartbeat, options })) => {
+            Some(Role::Hollow(Hollow { kubeconfig, nodes, prefix, options })) => {
                 log(&options)?;
-                let settings = hollow::Settings {
-                    nodes,
-                    prefix,
-                    heartbeat: heartbeat.0,
-                    ..hollow::Settings::default()
-                };
+                let settings = hollow::Settings { nodes, prefix, ..hollow::Settings::default() };
                 return run(crate::roles::hollow::run(&kubeconfig, settings));
             }
             Some(Role::Node(node)) => (Plan::Node, Asked::default(), node.options),

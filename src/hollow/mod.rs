@@ -1,7 +1,7 @@
 //! Nodes without containers, many in one process: for tests and for load.
 //!
-//! To the API they are nodes: they register, renew their leases, report what their pods do and let go of
-//! those that are deleted. What a pod does is said by annotations on it ([`orders`]) and can be said anew
+//! To masters they are nodes: each holds a session by the code that agents do, is assigned pods, reports what
+//! they do and lets go of those that are deleted. What a pod does is said by annotations on it ([`orders`]) and can be said anew
 //! while it runs; without any it runs and is ready at once. An annotation on a node makes it fall silent.
 //!
 //! Keeps: what is reported follows from the pod alone, but for delays, which count from when this process
@@ -12,27 +12,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kontiki_api::client::Client;
 use kontiki_api::object::time::Clock;
 use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::metrics::QueueMetrics;
 use crate::reconcile::{Delta, Informers, Key, Queue, run as run_loop};
+use crate::session::Door;
 
 mod addresses;
+mod links;
 mod nodes;
 pub mod orders;
 mod pods;
 mod status;
 
+use links::{Fleet, Links};
 use nodes::Nodes;
 use pods::Pods;
 
 const NODE_WORKERS: usize = 16;
 const POD_WORKERS: usize = 32;
-/// Finds the pods of a node.
-const BY_NODE: &str = "node";
+/// Between the first words of two nodes.
+const BETWEEN_STARTS: Duration = Duration::from_millis(1);
 
 /// Which nodes there are, and what they claim to have.
 #[derive(Clone, Debug)]
@@ -45,8 +48,6 @@ pub struct Settings {
     pub pods: u32,
     /// Nodes lie in as many zones, in turn.
     pub zones: usize,
-    /// How often each renews its lease.
-    pub heartbeat: Duration,
     pub clock: Clock,
 }
 
@@ -59,7 +60,6 @@ impl Default for Settings {
             memory: "32Gi".into(),
             pods: 110,
             zones: 3,
-            heartbeat: Duration::from_secs(10),
             clock: Clock::System,
         }
     }
@@ -77,22 +77,23 @@ impl Settings {
     }
 }
 
-/// Runs the nodes until `stop`.
-pub async fn run(client: Client, settings: Settings, stop: CancellationToken) {
-    let informers = Informers::new(client.clone());
-    let (nodes, pods) = (informers.of::<Node>(), informers.of::<Pod>());
+/// The way to masters for the session of a node.
+pub type Doors = Arc<dyn Fn(&str) -> Door + Send + Sync>;
+
+/// Runs the nodes until `stop`. What they are told to do is read by `client`; they speak through sessions.
+pub async fn run(client: Client, doors: Doors, settings: Settings, stop: CancellationToken) {
+    let informers = Informers::new(client);
+    let nodes = informers.of::<Node>();
     let node_queue = Queue::new(QueueMetrics::unregistered("hollow-nodes"));
     let pod_queue = Queue::new(QueueMetrics::unregistered("hollow-pods"));
-    pods.index(BY_NODE, |pod| pods::node_of(pod).map(str::to_owned).into_iter().collect());
     let settings = Arc::new(settings);
+    let fleet = Arc::new(Fleet::new(settings.nodes));
     nodes.on({
         let (queue, settings) = (node_queue.clone(), settings.clone());
-        let (pods, pod_queue) = (pods.clone(), pod_queue.clone());
+        let (fleet, pod_queue) = (fleet.clone(), pod_queue.clone());
         move |delta| {
             let name = delta.object().metadata.name.as_deref().unwrap_or_default();
-            if settings.number(name).is_none() {
-                return;
-            }
+            let Some(number) = settings.number(name) else { return };
             // A node that speaks only of its health changes nothing for itself.
             let matters = |node: &Node| {
                 let cidr = node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone());
@@ -104,35 +105,19 @@ pub async fn run(client: Client, settings: Settings, stop: CancellationToken) {
             };
             if stirs {
                 queue.add(Key::new("", name));
-                for pod in pods.by_index(BY_NODE, name) {
-                    pod_queue.add(Key::of(&pod.metadata));
-                }
+                fleet.tie(number).keys().into_iter().for_each(|key| pod_queue.add(key));
             }
         }
     });
-    let pod_loop =
-        Arc::new(Pods::new(client.clone(), settings.clone(), nodes.clone(), pods.clone()));
-    pods.on({
-        let (queue, settings, pod_loop) = (pod_queue.clone(), settings.clone(), pod_loop.clone());
-        move |delta| {
-            let pod = delta.object();
-            if pods::node_of(pod).is_none_or(|name| settings.number(name).is_none()) {
-                return;
-            }
-            match delta {
-                Delta::Deleted(pod) => pod_loop.forget(pod),
-                Delta::Added(_) | Delta::Updated { .. } => queue.add(Key::of(&pod.metadata)),
-            }
-        }
-    });
-    // Spread over a heartbeat, so that they do not all speak at once.
-    let step = settings.heartbeat / u32::try_from(settings.nodes.max(1)).unwrap_or(u32::MAX);
-    let first = settings.nodes.min(NODE_WORKERS);
+    // Spread, so that they do not all speak at once.
     for number in 0..settings.nodes {
-        let pause = step * u32::try_from(number.saturating_sub(first)).unwrap_or(u32::MAX) / 4;
+        let later = number.saturating_sub(NODE_WORKERS);
+        let pause = BETWEEN_STARTS * u32::try_from(later).unwrap_or(u32::MAX);
         node_queue.add_after(Key::new("", &settings.name(number)), pause);
     }
-    let node_loop = Arc::new(Nodes::new(client, settings, nodes));
+    let pod_loop = Arc::new(Pods::new(settings.clone(), nodes.clone(), fleet.clone()));
+    let links = Links::new(doors, fleet, pod_loop.clone(), pod_queue.clone(), stop.child_token());
+    let node_loop = Arc::new(Nodes::new(settings, nodes, links));
     tokio::join!(informers.run(stop.clone()), async {
         tokio::select! {
             () = informers.synced() => {}

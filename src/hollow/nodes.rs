@@ -1,77 +1,47 @@
-//! Registers hollow nodes and keeps them alive: one key is one node, which comes back at each heartbeat.
+//! Registers hollow nodes and gives them a session: one key is one node.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kontiki_api::Status;
-use kontiki_api::client::{Client, PatchKind};
-use kontiki_api::error::Reason;
 use kontiki_api::object::time::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
+use super::links::Links;
 use super::{Settings, orders};
 use crate::reconcile::{Informer, Key, Next, Reconcile};
 
-const LEASES: &str = "kube-node-lease";
-/// What leases say that they last (the kubelet's).
-const LEASE_SECONDS: i32 = 40;
-/// How often the status is said again though nothing in it changed (the kubelet's).
-const STATUS_EVERY: Duration = Duration::from_secs(300);
 const VERSION: &str = "v1.37.0+hollow";
 
 pub struct Nodes {
-    client: Client,
     settings: Arc<Settings>,
     nodes: Informer<Node>,
-    /// When each that is registered last said its status.
-    told: Mutex<HashMap<String, Option<Instant>>>,
+    links: Links,
+    /// Those that have registered, and whether they have spoken since they were silent.
+    told: Mutex<HashMap<String, bool>>,
 }
 
 impl Nodes {
-    pub fn new(client: Client, settings: Arc<Settings>, nodes: Informer<Node>) -> Nodes {
-        Nodes { client, settings, nodes, told: Mutex::default() }
+    pub fn new(settings: Arc<Settings>, nodes: Informer<Node>, links: Links) -> Nodes {
+        Nodes { settings, nodes, links, told: Mutex::default() }
     }
 
-    async fn register(&self, name: &str, number: usize) -> Result<(), Status> {
-        let node: Node = serde_json::from_value(describe(&self.settings, name, number))
-            .map_err(Status::internal)?;
-        match self.client.create(&node).await {
-            Err(status) if !status.is(Reason::AlreadyExists) => Err(status),
-            _ => Ok(()),
-        }
+    /// Says how the node is, and who it is.
+    fn register(&self, name: &str, number: usize) {
+        let mut node = describe(&self.settings, name, number);
+        let labels = serde_json::from_value(node["metadata"]["labels"].take()).unwrap_or_default();
+        node["status"]["conditions"] = conditions(&Node::default(), self.settings.clock.now());
+        self.links.open(number, name);
+        self.links.tie(number).outbox.node(&node["status"], Some(labels));
     }
 
-    async fn renew(&self, node: &Node, name: &str, now: Timestamp) -> Result<(), Status> {
-        let patch = json!({"spec": {"renewTime": now.rfc3339_micros(), "holderIdentity": name,
-            "leaseDurationSeconds": LEASE_SECONDS}});
-        let kind = PatchKind::Merge;
-        match self.client.patch::<Lease>(LEASES, name, kind, &patch, None).await {
-            Err(status) if status.is(Reason::NotFound) => {
-                let mut lease = patch;
-                lease["metadata"] = json!({"name": name, "namespace": LEASES, "ownerReferences": [
-                    {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node.metadata.uid}]});
-                let lease: Lease = serde_json::from_value(lease).map_err(Status::internal)?;
-                match self.client.create(&lease).await {
-                    Err(status) if !status.is(Reason::AlreadyExists) => Err(status),
-                    _ => Ok(()),
-                }
-            }
-            other => other.map(drop),
-        }
-    }
-
-    async fn tell(&self, node: &Node, name: &str, now: Timestamp) -> Result<(), Status> {
-        let patch = json!({"status": {"conditions": conditions(node, now)}});
-        let kind = PatchKind::Strategic;
-        self.client.patch::<Node>("", name, kind, &patch, Some("status")).await?;
-        self.told.lock().insert(name.to_owned(), Some(Instant::now()));
-        Ok(())
+    fn tell(&self, node: &Node, name: &str, number: usize) {
+        let status = json!({"conditions": conditions(node, self.settings.clock.now())});
+        self.links.open(number, name);
+        self.links.tie(number).outbox.node(&status, None);
     }
 }
 
@@ -84,28 +54,29 @@ impl Reconcile for Nodes {
 
     async fn reconcile(&self, key: &Key) -> Result<Next, Status> {
         let Some(number) = self.settings.number(&key.name) else { return Ok(Next::WhenChanged) };
-        let Some(node) = self.nodes.get(key) else {
+        let mut told = self.told.lock();
+        match self.nodes.get(key) {
             // Registered once; what somebody deletes stays away.
-            if !self.told.lock().contains_key(&key.name) {
-                self.register(&key.name, number).await?;
-                self.told.lock().insert(key.name.clone(), None);
+            None if told.contains_key(&key.name) => {
+                if told.insert(key.name.clone(), false) == Some(true) {
+                    self.links.close(number);
+                }
             }
-            return Ok(Next::WhenChanged);
-        };
-        if orders::is_silent(&node) {
-            self.told.lock().insert(key.name.clone(), None);
-            return Ok(Next::WhenChanged);
+            None => {
+                told.insert(key.name.clone(), true);
+                self.register(&key.name, number);
+            }
+            Some(node) if orders::is_silent(&node) => {
+                told.insert(key.name.clone(), false);
+                self.links.close(number);
+            }
+            Some(node) => {
+                if told.insert(key.name.clone(), true) != Some(true) {
+                    self.tell(&node, &key.name, number);
+                }
+            }
         }
-        let now = self.settings.clock.now();
-        let told = self.told.lock().get(&key.name).copied().flatten();
-        if told.is_none_or(|at| at.elapsed() >= STATUS_EVERY) {
-            self.tell(&node, &key.name, now).await?;
-        }
-        match self.renew(&node, &key.name, now).await {
-            // It was deleted meanwhile, which the informer will say.
-            Err(status) if !status.is(Reason::NotFound) => Err(status),
-            _ => Ok(Next::After(self.settings.heartbeat)),
-        }
+        Ok(Next::WhenChanged)
     }
 }
 

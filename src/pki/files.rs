@@ -20,8 +20,8 @@ pub enum Readers {
     Owner,
 }
 
-/// Puts `text` in the place of the file at `path`.
-pub fn replace(path: &Path, text: &str, readers: Readers) -> Result<(), Error> {
+/// Puts `content` in the place of the file at `path`.
+pub fn replace(path: &Path, content: impl AsRef<[u8]>, readers: Readers) -> Result<(), Error> {
     let fresh = path.with_extension("new");
     let write = || -> io::Result<()> {
         match fs::remove_file(&fresh) {
@@ -30,7 +30,7 @@ pub fn replace(path: &Path, text: &str, readers: Readers) -> Result<(), Error> {
         }
         let mode = if readers == Readers::Owner { 0o600 } else { 0o644 };
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(content.as_ref())?;
         file.sync_all()?;
         fs::rename(&fresh, path)?;
         if let Some(folder) = path.parent() {

@@ -370,16 +370,12 @@ impl Found {
         };
         let names = certificate.subject_alternative_name().ok()?;
         let names = names.iter().flat_map(|names| &names.value.general_names);
-        let at = |time: x509_parser::time::ASN1Time| {
-            let seconds = u64::try_from(time.timestamp()).ok()?;
-            Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
-        };
         Some(Found {
             common_name: text(certificate.subject().iter_common_name().next()?)?,
             organization: certificate.subject().iter_organization().next().and_then(text),
             names: names.filter_map(alternative_name).collect(),
-            not_before: at(certificate.validity().not_before)?,
-            not_after: at(certificate.validity().not_after)?,
+            not_before: moment(certificate.validity().not_before)?,
+            not_after: moment(certificate.validity().not_after)?,
         })
     }
 
@@ -393,6 +389,19 @@ impl Found {
             && self.organization == subject.organization
             && sorted(&self.names) == sorted(&subject.names)
     }
+}
+
+/// From when to when a certificate is good.
+pub(super) fn validity(pem: &str) -> Option<(SystemTime, SystemTime)> {
+    let leaf = CertificateDer::pem_slice_iter(pem.as_bytes()).next()?.ok()?;
+    let (_, certificate) = X509Certificate::from_der(&leaf).ok()?;
+    let validity = certificate.validity();
+    Some((moment(validity.not_before)?, moment(validity.not_after)?))
+}
+
+fn moment(time: x509_parser::time::ASN1Time) -> Option<SystemTime> {
+    let seconds = u64::try_from(time.timestamp()).ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 fn alternative_name(name: &GeneralName<'_>) -> Option<String> {
@@ -409,7 +418,7 @@ fn alternative_name(name: &GeneralName<'_>) -> Option<String> {
 
 /// When to renew: at a random point between half and four fifths of the life, so that what was issued
 /// together is not renewed together.
-fn renew_at(not_before: SystemTime, not_after: SystemTime) -> SystemTime {
+pub(super) fn renew_at(not_before: SystemTime, not_after: SystemTime) -> SystemTime {
     let life = not_after.duration_since(not_before).unwrap_or_default();
     not_before + life.mul_f64(rand::random_range(0.5..0.8))
 }

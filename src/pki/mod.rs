@@ -17,6 +17,7 @@
 
 mod authority;
 mod files;
+mod identity;
 mod kubeconfig;
 mod leaf;
 mod material;
@@ -31,6 +32,7 @@ mod tests;
 
 pub use authority::Credentials;
 pub use files::{Readers, make_folder, read, replace};
+pub use identity::{Identity, due};
 pub use leaf::Hosts;
 pub use material::{Material, Ports};
 pub use origin::{Beginning, Origin, origin, read_peers, write_peers};

@@ -67,7 +67,7 @@ fn roots(pem: &str) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+pub(super) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
     let found = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| Error::Unusable(format!("certificates: {error}")))?;

@@ -9,6 +9,7 @@ pub mod offline;
 pub mod ports;
 
 mod address;
+mod certificate;
 mod inspection;
 mod join;
 mod kube;

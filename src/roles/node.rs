@@ -1,9 +1,11 @@
 //! A node: an agent that reaches the masters with a certificate of its own.
 //!
 //! ```text
-//! DIR/pki/node/{ca.crt,client.crt,client.key}   whom it believes, and who it is
+//! DIR/pki/node/ca.crt                           whom it believes
+//! DIR/pki/node/client.pem                       who it is: certificate and key, replaced together
 //! DIR/pki/node/cluster.json                     the ranges of services and pods
 //! DIR/pki/node/masters.json                     where masters serve, as last told
+//! DIR/assigned/{set,tokens}                     what the node runs, as last told
 //! ```
 //! Keeps: before a master has said yes nothing is written. A node that has joined starts without a
 //! token.
@@ -25,6 +27,7 @@ use rcgen::{CertificateParams, KeyPair};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::certificate::Renewal;
 use super::join::understood;
 use super::master::{Join, Signals};
 use super::network;
@@ -32,13 +35,13 @@ use super::trust::Keeper;
 use crate::agent::containerd::{Containerd, Places};
 use crate::agent::cri::client as cri;
 use crate::agent::images::archives;
-use crate::agent::tunnels::Door;
-use crate::agent::{self, Directories};
+use crate::agent::{self, Directories, Way};
 use crate::failure::Failure;
-use crate::pki::{self, Credentials, LiveTrust, Readers, Trust};
+use crate::pki::{self, Credentials, Identity, LiveTrust, Readers, Trust};
 use crate::proxy::{self, Served};
 use crate::remote::Remote;
 use crate::service;
+use crate::session::{Door, Masters};
 use crate::tasks::{Rule, Tasks};
 
 /// Where other tools look for the logs of pods.
@@ -78,14 +81,22 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     }
     let mut signals = Signals::new()?;
     let stop = CancellationToken::new();
-    let (client, door, cluster, trust) = tokio::select! {
-        ways = membership(&settings) => ways?,
+    let member = tokio::select! {
+        member = membership(&settings) => member?,
         () = signals.next() => return Ok(()),
     };
+    let Member { way, cluster, renewal, certificate, trust } = member;
     service::ready(&format!("node {} is in the cluster", settings.name));
     let mut tasks = Tasks::new(stop.clone());
     tasks.start("trust", Rule::EndsAll, trust.run(stop.clone()));
-    tasks.start("node", Rule::EndsAll, work(settings, cluster, client, door, stop.clone()));
+    tasks.start("certificate", Rule::MayEnd, {
+        let stop = stop.clone();
+        async move {
+            renewal.run(certificate, stop).await;
+            Ok(())
+        }
+    });
+    tasks.start("node", Rule::EndsAll, work(settings, cluster, way, stop.clone()));
     tasks.start("signals", Rule::MayEnd, {
         let stop = stop.clone();
         async move {
@@ -117,7 +128,8 @@ pub async fn beside(
     let client = server.client("kontiki-agent");
     loop {
         let door = Door::Here(server.node_channel(&settings.name));
-        let work = work(settings.clone(), cluster.clone(), client.clone(), door, stop.clone());
+        let way = Way { client: client.clone(), door, kept: Some(kept(&settings)) };
+        let work = work(settings.clone(), cluster.clone(), way, stop.clone());
         match Box::pin(work).await {
             Ok(()) => return,
             Err(why) => {
@@ -135,8 +147,7 @@ pub async fn beside(
 async fn work(
     settings: Settings,
     cluster: ClusterSettings,
-    client: Client,
-    door: Door,
+    way: Way,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let asked = cri::socket_of(&settings.runtime)
@@ -144,7 +155,7 @@ async fn work(
     if asked.exists() || settings.runtime_given {
         let endpoint = settings.runtime.clone();
         let network = NETWORK.into();
-        return Box::pin(node(settings, cluster, &endpoint, network, client, door, stop)).await;
+        return Box::pin(node(settings, cluster, &endpoint, network, way, stop)).await;
     }
     let places = Places::new(&settings.data_dir);
     let network = places.network();
@@ -153,7 +164,7 @@ async fn work(
     tracing::info!(endpoint, "no container runtime was running; this is ours");
     tokio::try_join!(
         containerd.run(stop.clone()),
-        Box::pin(node(settings, cluster, &endpoint, network, client, door, stop)),
+        Box::pin(node(settings, cluster, &endpoint, network, way, stop)),
     )?;
     Ok(())
 }
@@ -165,8 +176,7 @@ async fn node(
     cluster: ClusterSettings,
     endpoint: &str,
     network: PathBuf,
-    client: Client,
-    door: Door,
+    way: Way,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let runtime = cri::Client::new(endpoint)?;
@@ -183,8 +193,8 @@ async fn node(
     parts.metrics.register(&mut metrics);
     let (served, told) = watch::channel(Served::new());
     let told = Told { dns: parts.dns()?, network, served: told, metrics: Arc::new(metrics) };
-    let parts = network::run(parts, client.clone(), served, stop.clone());
-    tokio::try_join!(parts, agent(settings, told, endpoint, client, door, stop))?;
+    let parts = network::run(parts, way.client.clone(), served, stop.clone());
+    tokio::try_join!(parts, agent(settings, told, endpoint, way, stop))?;
     Ok(())
 }
 
@@ -201,8 +211,7 @@ async fn agent(
     settings: Settings,
     told: Told,
     endpoint: &str,
-    client: Client,
-    door: Door,
+    way: Way,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let runtime = Arc::new(cri::Client::new(endpoint)?);
@@ -223,7 +232,16 @@ async fn agent(
         served: told.served,
         metrics: told.metrics,
     };
-    Box::pin(agent::run(settings, runtime, client, door, Clock::System, stop)).await
+    Box::pin(agent::run(settings, runtime, way, Clock::System, stop)).await
+}
+
+/// A node that has joined.
+struct Member {
+    way: Way,
+    cluster: ClusterSettings,
+    renewal: Renewal,
+    certificate: String,
+    trust: Keeper,
 }
 
 /// What a node keeps of having joined.
@@ -236,9 +254,7 @@ struct Membership {
 
 /// The ways to the masters, for requests and for a session; asked for if there are none yet. And who keeps
 /// up to date which masters are believed on all of them.
-async fn membership(
-    settings: &Settings,
-) -> Result<(Client, Door, ClusterSettings, Keeper), Failure> {
+async fn membership(settings: &Settings) -> Result<Member, Failure> {
     let folder = settings.data_dir.join("pki/node");
     let membership = match read(&folder)? {
         Some(membership) => membership,
@@ -256,7 +272,8 @@ async fn membership(
         }
     };
     let live = LiveTrust::new(&membership.ca)?;
-    let tls = pki::client_config(Trust::Live(Arc::clone(&live)), Some(&membership.me))?;
+    let identity = Identity::new(&membership.me)?;
+    let tls = identity.client_config(Trust::Live(Arc::clone(&live)))?;
     let mut masters = membership.masters;
     if let Some(join) = &settings.join
         && !masters.contains(&join.endpoint)
@@ -272,7 +289,29 @@ async fn membership(
         masters: masters.clone(),
         tls: Arc::clone(&tls),
     };
-    Ok((client, Door::Masters { servers: masters, tls }, membership.cluster, trust))
+    let file = folder.join("client.pem");
+    let masters = Masters::new(masters, tls).with_learned(move |masters| {
+        let masters = serde_json::to_string(masters).expect("names are plain text");
+        let path = folder.join("masters.json");
+        if let Err(error) = pki::replace(&path, masters, Readers::Everyone) {
+            tracing::warn!(%error, "where masters are is not remembered");
+        }
+    });
+    let kept = Some(kept(settings));
+    let renewal = Renewal { node: settings.name.clone(), client: client.clone(), identity, file };
+    let way = Way { client, door: Door::There(masters), kept };
+    Ok(Member {
+        way,
+        cluster: membership.cluster,
+        renewal,
+        certificate: membership.me.certificate,
+        trust,
+    })
+}
+
+/// Where what is assigned is kept.
+fn kept(settings: &Settings) -> PathBuf {
+    settings.data_dir.join("assigned/set")
 }
 
 /// Asks a master for a certificate.
@@ -305,7 +344,8 @@ fn read(folder: &Path) -> Result<Option<Membership>, Failure> {
         return Ok(None);
     }
     let file = |name: &str| pki::read(&folder.join(name));
-    let me = Credentials { certificate: file("client.crt")?, key: file("client.key")? };
+    let me = file("client.pem")?;
+    let me = Credentials { certificate: me.clone(), key: me };
     Ok(Some(Membership {
         ca: file("ca.crt")?,
         me,
@@ -322,12 +362,12 @@ fn told<T: serde::de::DeserializeOwned>(folder: &Path, name: &str) -> Result<T, 
 
 fn write(folder: &Path, membership: &Membership) -> Result<(), Failure> {
     pki::make_folder(folder)?;
+    let me = format!("{}{}", membership.me.certificate, membership.me.key);
     let masters = serde_json::to_string(&membership.masters).expect("names are plain text");
     let cluster = serde_json::to_string(&membership.cluster).expect("ranges are plain text");
     for (name, text, readers) in [
         ("ca.crt", &membership.ca, Readers::Everyone),
-        ("client.crt", &membership.me.certificate, Readers::Everyone),
-        ("client.key", &membership.me.key, Readers::Owner),
+        ("client.pem", &me, Readers::Owner),
         ("cluster.json", &cluster, Readers::Everyone),
         ("masters.json", &masters, Readers::Everyone),
     ] {
@@ -347,7 +387,7 @@ mod tests {
         assert!(read(&folder).unwrap().is_none());
         let told = Membership {
             ca: "ca".into(),
-            me: Credentials { certificate: "certificate".into(), key: "key".into() },
+            me: Credentials { certificate: "certificate\n".into(), key: "key".into() },
             masters: vec!["https://a:1".into()],
             cluster: ClusterSettings {
                 service_cidr: "10.43.0.0/16".into(),
@@ -356,7 +396,8 @@ mod tests {
         };
         write(&folder, &told).unwrap();
         let read = read(&folder).unwrap().unwrap();
-        assert_eq!((read.ca, read.me.key, read.masters), (told.ca, told.me.key, told.masters));
+        let me = "certificate\nkey".to_owned();
+        assert_eq!((read.ca, read.me.key, read.masters), (told.ca, me, told.masters));
         assert_eq!(read.cluster, told.cluster);
     }
 }

@@ -1,5 +1,6 @@
 //! A cluster in this process: API, loops and nodes, of which the loops can be stopped and begun anew.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::ListableResource;
@@ -8,6 +9,7 @@ use kontiki::controllers::{self, Selection, Settings};
 use kontiki::hollow;
 use kontiki::reconcile::{Informers, Metrics, events};
 use kontiki::scheduler;
+use kontiki::session::Door;
 use kontiki_api::client::{Client, Typed};
 use kontiki_api::object::time::Clock;
 use kontiki_api::sandbox::Sandbox;
@@ -42,7 +44,9 @@ impl Bed {
         let mut bed = Bed { client, sandbox, stop, nodes: None, term: None };
         bed.lead();
         let settings = hollow::Settings { nodes, ..hollow::Settings::default() };
-        let running = hollow::run(bed.client.clone(), settings, bed.stop.clone());
+        let server = bed.sandbox.server.clone();
+        let doors = Arc::new(move |node: &str| Door::Here(server.node_channel(node)));
+        let running = hollow::run(bed.client.clone(), doors, settings, bed.stop.clone());
         bed.nodes = Some(tokio::spawn(running));
         let open = |node: &Node| node.spec.as_ref().is_some_and(|spec| spec.taints.is_none());
         for number in 0..nodes {

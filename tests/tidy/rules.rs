@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("src/scheduler/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::agent"]),
     ("src/hollow/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::scheduler"]),
     ("src/agent/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::scheduler"]),
+    ("src/session/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::hollow"]),
     ("src/proxy/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::agent"]),
     ("src/proxy/", &["crate::scheduler", "crate::dns"]),
     ("src/dns/", &["kontiki_raft", "kontiki_storage", "crate::controllers", "crate::agent"]),

@@ -46,10 +46,9 @@ impl Tour {
         let access = Access::read(&kubeconfig).unwrap();
         let client = access.client_of(&servers, "tour").unwrap();
         let stop = CancellationToken::new();
-        // Many heartbeats, so that a node that falls silent is told from one that is about to speak.
-        let heartbeat = Duration::from_secs(2);
-        let settings = hollow::Settings { nodes, heartbeat, ..hollow::Settings::default() };
-        tokio::spawn(hollow::run(client.clone(), settings, stop.clone()));
+        let settings = hollow::Settings { nodes, ..hollow::Settings::default() };
+        let doors = Arc::new(move |node: &str| access.door(servers.clone(), node));
+        tokio::spawn(hollow::run(client.clone(), doors, settings, stop.clone()));
         let tour = Tour { cluster, kubectl, client, stop };
         let ready = |node: &Value| is_true(node, "Ready") && node["spec"]["taints"].is_null();
         for number in 0..nodes {

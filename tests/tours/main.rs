@@ -16,6 +16,7 @@ mod quotas;
 mod replication;
 mod scheduling;
 mod services;
+mod sessions;
 mod split;
 mod stateful_sets;
 mod statuses;

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::Road;
 use super::options::{Selection, Version, check_list, read_version};
+use super::renewals::Renewals;
 use super::reply::Reply;
 use super::shown::Shown;
 use super::target::Target;
@@ -45,6 +46,7 @@ pub struct Listing {
     go_on: Option<String>,
     remaining: Option<u64>,
     selection: Selection,
+    renewals: Option<Renewals>,
     source: Source,
 }
 
@@ -70,6 +72,7 @@ impl Listing {
             go_on: None,
             remaining: None,
             selection: Selection::default(),
+            renewals: None,
             source: Source::Gathered(items),
         }
     }
@@ -110,7 +113,12 @@ impl Listing {
             }
             Source::Rest(pages) => {
                 while let Some(page) = pages.next_page(PAGE_BYTES).map_err(objects::stored)? {
-                    let objects = page.into_iter().map(Object::from);
+                    let renewals = self.renewals.as_ref();
+                    let show = |object| match renewals {
+                        Some(renewals) => renewals.show(object),
+                        None => object,
+                    };
+                    let objects = page.into_iter().map(Object::from).map(show);
                     let items = select(&self.kind, &self.selection, objects)?;
                     if !items.is_empty() {
                         return Ok(Some(items));
@@ -213,7 +221,8 @@ impl Road {
             None => narrow(target, &selection),
         };
         let limit = request.options.limit.unwrap_or(0);
-        let asked = Asked { kind: &target.kind, selection, prefix, range, at, revision };
+        let (kind, renewals) = (&target.kind, &self.renewals);
+        let asked = Asked { kind, selection, renewals, prefix, range, at, revision };
         let listing = if limit == 0 {
             asked.all(&view)
         } else {
@@ -271,6 +280,7 @@ fn forgotten(token: Option<Token>) -> Status {
 struct Asked<'a> {
     kind: &'a Arc<Kind>,
     selection: Selection,
+    renewals: &'a Renewals,
     prefix: String,
     range: KeyRange,
     at: Revision,
@@ -286,6 +296,7 @@ impl Asked<'_> {
             go_on: None,
             remaining: None,
             selection: self.selection,
+            renewals: Some(self.renewals.clone()),
             source: Source::Rest(Box::new(pages)),
         }
     }
@@ -313,7 +324,8 @@ impl Asked<'_> {
                 }
                 read += 1;
                 let weight = kv.key.len() + kv.value.len();
-                let found = select(self.kind, &self.selection, [Object::from(kv)].into_iter())?;
+                let object = self.renewals.show(Object::from(kv));
+                let found = select(self.kind, &self.selection, [object].into_iter())?;
                 bytes += if found.is_empty() { 0 } else { weight };
                 items.extend(found);
             }
@@ -337,6 +349,7 @@ impl Asked<'_> {
             go_on,
             remaining,
             selection: self.selection,
+            renewals: None,
             source: Source::Gathered(items),
         })
     }

@@ -11,6 +11,7 @@ mod lists;
 mod patches;
 mod pods;
 mod services;
+mod sessions;
 mod streams;
 mod watches;
 mod writes;

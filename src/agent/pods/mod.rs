@@ -192,6 +192,7 @@ impl Workers {
                     String::new()
                 });
             }
+            Assignment::Kept(pods) => pods.into_iter().for_each(|pod| self.put(pod)),
             Assignment::Put(pod) => self.put(*pod),
             Assignment::Remove(pod) => {
                 if let Some(handle) = self.handles.get(view::uid(&pod)) {

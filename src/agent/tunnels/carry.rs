@@ -5,26 +5,24 @@
 //! ends a tunnel ends both ways.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, future, stream};
 use kontiki_api::node::{Channel, pipe};
 use kontiki_api::tunnel::wire::node_client::NodeClient;
-use kontiki_api::tunnel::wire::{FromTunnel, Open, Opened, Piece, from_tunnel};
+use kontiki_api::tunnel::wire::{FromTunnel, Open, Opened, Piece, Refused, from_tunnel};
 use kontiki_api::tunnel::{Duplex, Tunnel};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::time::timeout;
 
 use super::Ends;
-use super::session::refusal;
 
 /// Until the master has taken the last piece and says so.
 const LAST_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Carries out an order.
-pub async fn order(client: NodeClient<Channel>, order: Open, ends: Arc<Ends>) {
+pub async fn order(client: NodeClient<Channel>, order: Open, ends: Ends) {
     let Open { key, want } = order;
     let carried = match ends.open(want.unwrap_or_default()).await {
         Ok(tunnel) => carry(client, key, tunnel).await,
@@ -33,6 +31,11 @@ pub async fn order(client: NodeClient<Channel>, order: Open, ends: Arc<Ends>) {
     if let Err(error) = carried {
         tracing::debug!(%error, "a tunnel broke");
     }
+}
+
+/// What a refusal needs to be known by.
+fn refusal(key: Bytes, status: kontiki_api::Status) -> Refused {
+    Refused { key, ..status.into() }
 }
 
 fn message(message: from_tunnel::Message) -> FromTunnel {

@@ -1,31 +1,26 @@
-//! The agent's session with a master, and the tunnels it opens there.
+//! The tunnels that a master orders on the node's session.
 //!
-//! The agent dials; nobody dials it. Over its one connection a master says which tunnels to open, and each is
-//! a stream of its own: a shell ([`streams`]), a log ([`logs`]), a port of a pod, the agent's pages
+//! Each is a stream of its own: a shell ([`streams`]), a log ([`logs`]), a port of a pod, the agent's pages
 //! ([`pages`]). `docs/node-protocol.md` tells the whole.
 //!
-//! Keeps: a session that breaks is begun anew at any master, after a pause that grows and is never the same;
-//! its tunnels end with it. Containers do not notice.
-//! Never: opens a tunnel that its session was not told to.
+//! Keeps: tunnels end with their session; containers do not notice.
+//! Never: opens a tunnel that was not ordered.
 
 mod carry;
 mod logs;
 mod pages;
-mod session;
 mod streams;
-
-#[cfg(test)]
-mod tests;
-
-pub use session::{Door, run};
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use kontiki_api::Status;
 use kontiki_api::error::Reason;
+use kontiki_api::node::Channel;
 use kontiki_api::object::time::Clock;
+use kontiki_api::tunnel::wire::node_client::NodeClient;
 use kontiki_api::tunnel::wire::want::Kind;
 use kontiki_api::tunnel::{Duplex, Tunnel, wire};
 use prometheus_client::registry::Registry;
@@ -33,8 +28,10 @@ use prometheus_client::registry::Registry;
 use super::cri::Runtime;
 use super::cri::v1::ContainerState;
 use super::pods::observed::{self, Observed, Seen};
+use crate::session::Orders;
 
-/// What tunnels lead to.
+/// What tunnels lead to. Cheap to clone.
+#[derive(Clone)]
 pub struct Ends {
     pub node: String,
     pub runtime: Arc<dyn Runtime>,
@@ -42,6 +39,12 @@ pub struct Ends {
     /// Logs of pods.
     pub logs: PathBuf,
     pub metrics: Arc<Registry>,
+}
+
+impl Orders for Ends {
+    fn carry(&self, client: NodeClient<Channel>, order: wire::Open) -> BoxFuture<'static, ()> {
+        Box::pin(carry::order(client, order, self.clone()))
+    }
 }
 
 impl Ends {

@@ -71,7 +71,7 @@ pub fn listen(
         .map(|time| Timestamp::from(time.0));
     let created = node.metadata.creation_timestamp.as_ref().map(|time| Timestamp::from(time.0));
     let heard = match before {
-        Some(before) if before.heartbeat == heartbeat && before.renewed >= renewed => before.heard,
+        Some(before) if before.heartbeat >= heartbeat && before.renewed >= renewed => before.heard,
         // One that never said anything is given time since it was made.
         None if heartbeat.is_none() && renewed.is_none() => created.unwrap_or(now),
         _ => now,

@@ -25,16 +25,21 @@ pub struct Agent(#[expect(dead_code, reason = "held for as long as it runs")] Jo
 
 /// A session that goes on as long as this is held.
 pub struct Session {
-    client: NodeClient<Channel>,
-    messages: tonic::Streaming<ToNode>,
-    words: mpsc::Sender<FromNode>,
+    pub client: NodeClient<Channel>,
+    pub messages: tonic::Streaming<ToNode>,
+    pub words: mpsc::Sender<FromNode>,
 }
 
 /// Begins a session of `node`, in whose name `tls` may speak or not.
 pub async fn session(url: &str, tls: &ClientConfig, node: &str) -> Result<Session, tonic::Status> {
+    let hello = Hello { node: node.into(), protocol: PROTOCOL, ..Hello::default() };
+    begin(url, tls, hello).await
+}
+
+/// Begins a session with any hello.
+pub async fn begin(url: &str, tls: &ClientConfig, hello: Hello) -> Result<Session, tonic::Status> {
     let channel = Channel::connect(url, tls).await.unwrap();
     let (words, said) = mpsc::channel(1);
-    let hello = Hello { node: node.into(), protocol: PROTOCOL, ..Hello::default() };
     let hello = FromNode { message: Some(from_node::Message::Hello(hello)) };
     words.send(hello).await.unwrap();
     let said = ReceiverStream::new(said);

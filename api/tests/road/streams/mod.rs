@@ -1,8 +1,8 @@
 //! Shells, logs and ports of pods, through the whole of a master: a real listener, a real session of an agent,
 //! and clients that speak what kubectl and others speak.
 
-mod agent;
-mod bed;
+pub mod agent;
+pub mod bed;
 
 use std::time::Duration;
 

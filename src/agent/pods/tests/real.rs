@@ -18,8 +18,8 @@ use crate::agent::cri::Runtime;
 use crate::agent::cri::client::Client;
 use crate::agent::images::archives;
 use crate::agent::images::own::{Content, File, archive};
-use crate::agent::tunnels::Door;
-use crate::agent::{self, Settings};
+use crate::agent::{self, Settings, Way};
+use crate::session::Door;
 
 pub const BUSYBOX: &str = "kontiki.test/busybox:1";
 /// Two cores shared with other tests, and a runtime that unpacks images.
@@ -88,8 +88,8 @@ impl Agent {
         let runtime: Arc<dyn Runtime> = ground.client.clone();
         let settings = ground.settings();
         let door = Door::Here(api.server.node_channel(&settings.node));
-        let running =
-            agent::run(settings, runtime, api.client(), door, Clock::System, stop.clone());
+        let way = Way { client: api.client(), door, kept: None };
+        let running = agent::run(settings, runtime, way, Clock::System, stop.clone());
         Agent { stop, task: tokio::spawn(running) }
     }
 
