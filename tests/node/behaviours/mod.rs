@@ -35,8 +35,7 @@ fn demo() -> Vec<u8> {
     for blob in tar::Archive::new(&build().unwrap()[..]).entries().unwrap() {
         let blob = read(&mut blob.unwrap());
         // Not every blob is a layer.
-        for file in tar::Archive::new(&blob[..]).entries().unwrap().map_while(Result::ok) {
-            let mut file = file;
+        for mut file in tar::Archive::new(&blob[..]).entries().unwrap().map_while(Result::ok) {
             if file.path().is_ok_and(|it| it.ends_with("bin/demo")) {
                 return read(&mut file);
             }
