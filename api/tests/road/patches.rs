@@ -199,7 +199,7 @@ async fn a_json_patch_finds_a_status_of_which_nothing_has_been_said() {
     let path = format!("{claims}/a/status");
     let patched = api.patch(&path, "application/json-patch+json", &patch).await;
     assert_eq!(patched.code, 200, "{}", patched.json());
-    assert_eq!(patched.json()["status"]["allocation"], json!({}));
+    assert!(patched.json()["status"]["allocation"].is_object(), "{}", patched.json());
 }
 
 #[tokio::test]
