@@ -28,8 +28,11 @@ pub async fn measure(
                 _ => None,
             };
             let beside = Beside { per_second, cpu_ms: Some(2.0), ..Beside::default() };
-            let goals = Goal::Both(per_second.unwrap_or(0.0) * 5.0, 0.3);
-            figures.rate("create", clients, done, beside, Some(goals));
+            let goal = match per_second {
+                Some(per_second) => Goal::Both(per_second * 5.0, 0.3),
+                None => Goal::CpuMs(0.3),
+            };
+            figures.rate("create", clients, done, beside, Some(goal));
         }
         if options.wants("update") {
             let done = updates(options, master, clients).await?;
