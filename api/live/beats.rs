@@ -1,6 +1,7 @@
 //! When each node was last heard of: by this master, whose session its agent holds, or by another that says so.
 //!
-//! Leases of nodes and the heartbeats in their conditions are answered from here, so that living costs no write.
+//! Leases of nodes and the heartbeats in their conditions are answered from here, so that living costs no
+//! write.
 //!
 //! Keeps: what was heard later is never replaced by what was heard before. A reader is a number, not a queue:
 //! it is given the last beat of each node since.

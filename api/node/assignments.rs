@@ -1,12 +1,13 @@
-//! What a node is to run, with all that it needs for that, sent to its agent: the whole set, then changes of it.
+//! What a node is to run, with all that it needs for that, sent to its agent: the whole set, then changes
+//! of it.
 //!
 //! The set is read from the store when something in it has changed; what was sent is known by a row of numbers
 //! for each object. So an agent that is slow costs itself: however much has changed meanwhile, it is sent the
 //! difference to what it has.
 //!
-//! Keeps: the first set of a stream is not older than what was committed before, nor than the set that the agent
-//! shows. Both sides agree on a digest of uids and resourceVersions; an agent that finds another asks for all.
-//! An object is sent only while a pod of the node names it, as the Node authorizer has it.
+//! Keeps: the first set of a stream is not older than what was committed before, nor than the set that the
+//! agent shows. Both sides agree on a digest of uids and resourceVersions; an agent that finds another asks
+//! for all. An object is sent only while a pod of the node names it, as the Node authorizer has it.
 //! Never: decides what is allowed, or holds more of the set than one change of it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

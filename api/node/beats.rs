@@ -5,6 +5,7 @@
 //! Never: waits for a master that does not answer; who is not told of is simply not heard.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -70,18 +71,16 @@ pub(super) async fn listen(sessions: &Sessions, peers: &Peers) {
             stays
         });
         for master in masters {
-            if !following.contains_key(&master) {
-                let (sessions, tls) = (sessions.clone(), peers.tls.clone());
-                let from = master.clone();
-                let task = tasks.spawn(async move {
-                    loop {
-                        let why = follow(&sessions, &from, &*tls).await;
-                        tracing::debug!(master = from, why, "another master's nodes are not heard");
-                        sleep(RETRY).await;
-                    }
-                });
-                following.insert(master, task);
-            }
+            let Entry::Vacant(entry) = following.entry(master) else { continue };
+            let (sessions, tls) = (sessions.clone(), peers.tls.clone());
+            let from = entry.key().clone();
+            entry.insert(tasks.spawn(async move {
+                loop {
+                    let why = follow(&sessions, &from, &*tls).await;
+                    tracing::debug!(master = from, why, "another master's nodes are not heard");
+                    sleep(RETRY).await;
+                }
+            }));
         }
         while tasks.try_join_next().is_some() {}
         sleep(LOOK_EVERY).await;

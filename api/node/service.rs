@@ -199,7 +199,7 @@ impl node_server::Node for Service {
             protocol: PROTOCOL,
             next_ms: millis(next_beat(period)),
             masters: self.masters(),
-            minor: MINOR.min(hello.minor),
+            minor: MINOR,
         };
         let conversation = Conversation {
             service: self.clone(),

@@ -215,7 +215,9 @@ impl Sessions {
             return None;
         }
         let why = format!(
-            "another machine is connected as node {node:?} (boot {}, heard of {age_s} s ago) and              this one has boot {boot}: two nodes cannot have one name; join this one with another              --name, or stop the other first",
+            "another machine is connected as node {node:?} (boot {}, heard of {age_s} s ago) and \
+             this one has boot {boot}: two nodes cannot have one name; join this one with another \
+             --name, or stop the other first",
             beat.boot
         );
         Some(tonic::Status::already_exists(why))

@@ -1,7 +1,8 @@
 //! Tokens that pods were given, on disk: for the time when no master can give another.
 //!
-//! Keeps: the file is read by its owner alone. A token is kept as long as its pod is assigned, even past its end:
-//! a pod that has to be started without a master gets what it had, and a new one as soon as there is one.
+//! Keeps: the file is read by its owner alone. A token is kept as long as its pod is assigned, even past
+//! its end: a pod that has to be started without a master gets what it had, and a new one as soon as there
+//! is one.
 //! Never: gives a kept token where a master has said no.
 
 use std::collections::BTreeMap;

@@ -1,8 +1,9 @@
 //! Nodes without containers, many in one process: for tests and for load.
 //!
 //! To masters they are nodes: each holds a session by the code that agents do, is assigned pods, reports what
-//! they do and lets go of those that are deleted. What a pod does is said by annotations on it ([`orders`]) and can be said anew
-//! while it runs; without any it runs and is ready at once. An annotation on a node makes it fall silent.
+//! they do and lets go of those that are deleted. What a pod does is said by annotations on it ([`orders`])
+//! and can be said anew while it runs; without any it runs and is ready at once. An annotation on a node
+//! makes it fall silent.
 //!
 //! Keeps: what is reported follows from the pod alone, but for delays, which count from when this process
 //! saw it first; a new process goes on where another stopped. A node that somebody deletes does not come

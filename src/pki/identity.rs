@@ -1,7 +1,7 @@
 //! A client's certificate that can be replaced while connections are made with it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
 use rustls::client::ResolvesClientCert;
@@ -10,11 +10,15 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, SignatureScheme};
+use tokio::time::sleep;
 
 use super::Error;
 use super::authority::Credentials;
 use super::material::{renew_at, validity};
 use super::pin::{self, Trust};
+use super::renewal::now;
+
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(3600);
 
 /// Who a client is, at each new connection.
 #[derive(Debug)]
@@ -63,8 +67,20 @@ impl ResolvesClientCert for Identity {
     }
 }
 
-/// When a certificate is to be replaced: somewhere between half and four fifths of its life.
-pub fn due(certificate: &str) -> Result<SystemTime, Error> {
+/// Waits until the calendar shows that a certificate is to be replaced, however it is moved.
+pub async fn until_due(certificate: &str) -> Result<(), Error> {
+    let due = due(certificate)?;
+    while let Ok(left) = due.duration_since(now()) {
+        if left.is_zero() {
+            break;
+        }
+        sleep(left.min(LOOK_EVERY_MAX)).await;
+    }
+    Ok(())
+}
+
+/// Somewhere between half and four fifths of its life.
+fn due(certificate: &str) -> Result<SystemTime, Error> {
     let unreadable = || Error::Unusable("the client's certificate cannot be read".into());
     let (from, to) = validity(certificate).ok_or_else(unreadable)?;
     Ok(renew_at(from, to))
@@ -72,8 +88,6 @@ pub fn due(certificate: &str) -> Result<SystemTime, Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;

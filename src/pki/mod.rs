@@ -32,7 +32,7 @@ mod tests;
 
 pub use authority::Credentials;
 pub use files::{Readers, make_folder, read, replace};
-pub use identity::{Identity, due};
+pub use identity::{Identity, until_due};
 pub use leaf::Hosts;
 pub use material::{Material, Ports};
 pub use origin::{Beginning, Origin, origin, read_peers, write_peers};

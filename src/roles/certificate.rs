@@ -1,12 +1,12 @@
 //! A node's certificate is renewed before it ends, by a request over the API that the cluster approves.
 //!
-//! Keeps: key and certificate lie in one file, which is replaced as a whole; the certificate in use stays in use
-//! until the new one is on the disk. The calendar is looked at every hour at least.
+//! Keeps: key and certificate lie in one file, which is replaced as a whole; the certificate in use stays
+//! in use until the new one is on the disk. The calendar is looked at every hour at least.
 //! Never: sends the key anywhere.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kontiki_api::client::Client;
@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use crate::pki::{self, Credentials, Identity, Readers};
 
 const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
-const LOOK_EVERY_MAX: Duration = Duration::from_secs(3600);
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Until a request is approved and signed.
 const SIGNED_WAIT_MAX: Duration = Duration::from_secs(120);
@@ -44,9 +43,8 @@ impl Renewal {
 
     async fn work(&self, mut certificate: String) {
         loop {
-            match pki::due(&certificate) {
-                Ok(due) => wait(due).await,
-                Err(error) => tracing::error!(%error, "the node's certificate is asked for anew"),
+            if let Err(error) = pki::until_due(&certificate).await {
+                tracing::error!(%error, "the node's certificate is asked for anew");
             }
             match self.renew().await {
                 Ok(fresh) => {
@@ -106,16 +104,6 @@ impl Renewal {
             sleep(LOOK_AGAIN).await;
         }
         Err(format!("nobody has signed request {name}; `kubectl certificate approve {name}` does"))
-    }
-}
-
-/// Until the calendar shows `due`, however it is moved.
-async fn wait(due: SystemTime) {
-    while let Ok(left) = due.duration_since(pki::now()) {
-        if left.is_zero() {
-            return;
-        }
-        sleep(left.min(LOOK_EVERY_MAX)).await;
     }
 }
 

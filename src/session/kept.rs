@@ -4,8 +4,8 @@
 //! kontiki-assignments 1 SHA256\n      of what follows, in hex
 //! the message `Assigned` that is all of the set
 //! ```
-//! Keeps: the file is whole or not there, and nobody but its owner may read it: there are secrets in it. It is a
-//! copy; one that cannot be read is as good as none.
+//! Keeps: the file is whole or not there, and nobody but its owner may read it: there are secrets in it. It
+//! is a copy; one that cannot be read is as good as none.
 
 use std::fs;
 use std::path::Path;

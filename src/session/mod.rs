@@ -1,12 +1,12 @@
 //! The agent's side of the node protocol: one session after the other, with whichever master answers.
 //!
-//! Three streams on one connection: beats and orders ([`control`]), what the node is to run ([`set`]), and how it
-//! is ([`outbox`]). `docs/node-protocol.md` tells the whole. Agents that run containers and hollow ones speak by
-//! the same code.
+//! Three streams on one connection: beats and orders ([`control`]), what the node is to run ([`set`]), and
+//! how it is ([`outbox`]). `docs/node-protocol.md` tells the whole. Agents that run containers and hollow
+//! ones speak by the same code.
 //!
-//! Keeps: a session that breaks is begun anew at another master, after a pause that grows and is never the same.
-//! What was assigned last is kept on disk, and goes on being true while no master answers. What was not
-//! acknowledged is said again.
+//! Keeps: a session that breaks is begun anew at another master, after a pause that grows and is never the
+//! same. What was assigned last is kept on disk, and goes on being true while no master answers. What was
+//! not acknowledged is said again.
 //! Never: knows what a pod is.
 
 mod control;

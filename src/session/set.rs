@@ -1,7 +1,7 @@
 //! What is assigned to the node: its pods, with all that they need.
 //!
-//! Keeps: a change holds as a whole or not at all. The digest that a master sent with a change is that of the set
-//! afterwards, or the set is asked for anew.
+//! Keeps: a change holds as a whole or not at all. The digest that a master sent with a change is that of
+//! the set afterwards, or the set is asked for anew.
 //! Never: drops anything because no master answers.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
-//! What is known of nodes by the sessions of their agents, at whichever master one asks, while masters are lost.
+//! What is known of nodes by the sessions of their agents, at whichever master one asks, while masters are
+//! lost.
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
