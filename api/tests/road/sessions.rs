@@ -149,7 +149,7 @@ async fn a_lease_and_heartbeats_are_answered_from_the_session_and_nothing_is_wri
     let node = client.get::<Node>("", "n").await.unwrap();
     assert_eq!(node.metadata.labels.unwrap()["zone"], "a");
     let ready = node.status.unwrap().conditions.unwrap().remove(0);
-    assert!(ready.last_heartbeat_time.unwrap().0.to_string() > "2021".to_owned());
+    assert!(ready.last_heartbeat_time.unwrap().0.to_string().as_str() > "2021");
     assert_eq!(master.sandbox.replica().store().revision(), revision, "nothing was written");
 
     // Whoever has no session renews its lease as it always did.
@@ -175,7 +175,7 @@ async fn a_master_answers_for_sessions_that_another_holds() {
     until("a renewal that was heard elsewhere", async || {
         let lease = client.get::<Lease>(LEASES, "n").await.unwrap();
         let renewed = lease.spec.unwrap().renew_time.unwrap().0.to_string();
-        (renewed > "2021".to_owned()).then_some(())
+        (renewed.as_str() > "2021").then_some(())
     })
     .await;
     // Nor can another machine go by its name there.
@@ -304,7 +304,7 @@ async fn a_node_is_assigned_its_pods_with_what_they_need_and_nothing_else() {
     assert_eq!(names(&change.removed), ["pods q", "secrets mine"]);
 
     // The certificate alone opens nothing that no pod of the node names.
-    let https = Https::new(&[master.url.clone()], &master.ca.node("n").into(), None).unwrap();
+    let https = Https::new(std::slice::from_ref(&master.url), &master.ca.node("n"), None).unwrap();
     let thief = Client::new(std::sync::Arc::new(https), "thief");
     let refused = thief.get::<Secret>("default", "other").await.unwrap_err();
     assert!(refused.is(Reason::Forbidden), "{refused}");
