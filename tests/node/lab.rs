@@ -165,11 +165,7 @@ impl Host {
 
 impl Process {
     /// As when the power fails.
-<<<<<<< HEAD
-    pub async fn kill(mut self) {
-=======
     pub async fn dies(mut self) {
->>>>>>> agentnet
         let number = rustix::process::Pid::from_raw(child_of(&self.child)).unwrap();
         rustix::process::kill_process(number, rustix::process::Signal::KILL).unwrap();
         timeout(PATIENCE, self.child.wait()).await.expect("it ends").unwrap();

@@ -107,11 +107,7 @@ impl Cluster {
     }
 
     async fn kill_master(&mut self, at: usize) {
-<<<<<<< HEAD
-        self.masters[at].take().unwrap().kill().await;
-=======
         self.masters[at].take().unwrap().dies().await;
->>>>>>> agentnet
     }
 
     fn start_master(&mut self, at: usize) {
@@ -210,11 +206,7 @@ async fn three_machines_are_one_cluster_whose_pods_do_not_notice_its_losses() {
         _ => (0, cluster.ask(0)),
     };
     // The third node goes silent meanwhile. It takes long to be believed.
-<<<<<<< HEAD
-    cluster.nodes[2].take().unwrap().kill().await;
-=======
     cluster.nodes[2].take().unwrap().dies().await;
->>>>>>> agentnet
     ask.until(&["node", "n0"], is_ready).await;
     assert_eq!(cluster.containers(&ask).await, before, "nothing was restarted");
     cluster.start_master(lost);
