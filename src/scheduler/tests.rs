@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kontiki_api::Status;
 use kontiki_api::client::Typed;
-use kontiki_api::client::{Events, Served, Transport};
+use kontiki_api::client::{Events, PatchKind, Served, Transport};
 use kontiki_api::request::{Request, Verb};
 use kontiki_api::sandbox::Sandbox;
 use prometheus_client::registry::Registry;
@@ -89,8 +89,12 @@ async fn room_that_is_made_for_one_pod_holds_up_no_other() {
     create::<ServiceAccount>(&client, account).await;
     let class = json!({"metadata": {"name": "mighty"}, "value": 1000});
     create::<PriorityClass>(&client, class).await;
-    create::<Node>(&client, node("a")).await;
-    create::<Node>(&client, node("b")).await;
+    for name in ["a", "b"] {
+        create::<Node>(&client, node(name)).await;
+        // A new one is tainted until somebody says that it is ready.
+        let open = json!({"spec": {"taints": null}});
+        client.patch::<Node>("", name, PatchKind::Merge, &open, None).await.unwrap();
+    }
     create::<Pod>(&client, pod("low", "a", json!({"nodeName": "a"}))).await;
 
     let (hold, holds) = watch::channel(true);

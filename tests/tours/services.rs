@@ -62,7 +62,7 @@ async fn endpoints_that_people_keep_are_mirrored_as_they_change_and_go() {
             "subsets": [{"addresses": [{"ip": ip}], "ports": [{"port": 9376}]}]})
     };
     let mirrored = "kubernetes.io/service-name=far,\
-                    endpointslice.kubernetes.io/managed-by=endpointslicemirroring-controller.k8s.io";
+        endpointslice.kubernetes.io/managed-by=endpointslicemirroring-controller.k8s.io";
     let shows = |ip: &'static str| {
         move |slices: &[Value]| {
             slices.len() == 1
