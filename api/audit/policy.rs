@@ -149,7 +149,8 @@ impl Rule {
             }
             if url[..url.len() - 1].contains('*') {
                 return Err(format!(
-                    "nonResourceURLs: {url:?}: wildcards '*' must be the final character of the rule"
+                    "nonResourceURLs: {url:?}: wildcards '*' must be the final character of the \
+                     rule"
                 ));
             }
         }
