@@ -452,7 +452,8 @@ fn a_claim_on_devices_names_what_it_wants() {
                 "/spec/devices/constraints/0/requests",
                 json!(["other"]),
                 "spec.devices.constraints[0].requests[0]: Invalid value: \"other\": must be the \
-            name of a request in the claim or the name of a request and a subrequest separated by '/'",
+            name of a request in the claim or the name of a request and a \
+            subrequest separated by '/'",
             ),
         ],
     );
