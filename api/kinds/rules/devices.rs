@@ -188,8 +188,8 @@ fn check_attribute(attribute: &Field<'_>, found: &mut Found) {
     if !begins || !id.bytes().all(|it| it == b'_' || it.is_ascii_alphanumeric()) {
         found.push(attribute.invalid(
             "a valid C identifier must start with alphabetic character or '_', followed by a \
-             string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', \
-             regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')",
+             string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or \
+             'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')",
         ));
     }
 }
