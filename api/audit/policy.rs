@@ -138,7 +138,7 @@ impl Policy {
 
 impl Rule {
     fn check(&self) -> Result<(), String> {
-        let of_resources = !(self.resources.is_empty() && self.namespaces.is_empty());
+        let of_resources = !self.resources.is_empty() || !self.namespaces.is_empty();
         if of_resources && !self.non_resource_urls.is_empty() {
             return Err("rules cannot apply to both regular resources and non-resource URLs".into());
         }
@@ -148,7 +148,8 @@ impl Rule {
             }
             if url[..url.len() - 1].contains('*') {
                 return Err(format!(
-                    "nonResourceURLs: {url:?}: wildcards '*' must be the final character of the rule"
+                    "nonResourceURLs: {url:?}: wildcards '*' must be the final character of the \
+                     rule"
                 ));
             }
         }

@@ -187,9 +187,9 @@ fn check_attribute(attribute: &Field<'_>, found: &mut Found) {
     let begins = id.starts_with(|first: char| first == '_' || first.is_ascii_alphabetic());
     if !begins || !id.bytes().all(|it| it == b'_' || it.is_ascii_alphanumeric()) {
         found.push(attribute.invalid(
-            "a valid C identifier must start with alphabetic character or '_', followed by a string \
-             of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex \
-             used for validation is '[A-Za-z_][A-Za-z0-9_]*')",
+            "a valid C identifier must start with alphabetic character or '_', followed by a \
+             string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or \
+             'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')",
         ));
     }
 }

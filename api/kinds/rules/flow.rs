@@ -253,7 +253,8 @@ fn check_queuing(queuing: &Field<'_>, found: &mut Found) {
     }
 }
 
-/// How many bits it takes to deal a hand: those of queues × (queues − 1) × … Stops where it is too much anyway.
+/// How many bits it takes to deal a hand: those of queues × (queues − 1) × …
+/// Stops where it is too much anyway.
 fn entropy_bits(queues: i64, hand: i64) -> u32 {
     let mut deals: u128 = 1;
     for drawn in 0..hand.clamp(0, queues.max(0)) {

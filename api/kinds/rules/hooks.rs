@@ -404,8 +404,8 @@ pub(super) fn validating_binding(object: &Value) -> Vec<Cause> {
     let has = |name: &str| actions.items().any(|action| action.text() == name);
     if has("Deny") && has("Warn") {
         found.push(actions.invalid(
-            "must not contain both Deny and Warn (repeating the same validation failure information \
-             in the API response and headers serves no purpose)",
+            "must not contain both Deny and Warn (repeating the same validation failure \
+             information in the API response and headers serves no purpose)",
         ));
     }
     if actions.is_empty() {

@@ -214,8 +214,8 @@ fn a_policy_says_what_it_is_about_and_what_must_hold() {
             (
                 "/spec/matchConstraints/resourceRules/0/operations",
                 json!(["DELETE"]),
-                "spec.matchConstraints.resourceRules[0].operations[0]: Unsupported value: \"DELETE\": \
-            supported values: \"*\", \"CONNECT\", \"CREATE\", \"UPDATE\"",
+                "spec.matchConstraints.resourceRules[0].operations[0]: Unsupported value: \
+            \"DELETE\": supported values: \"*\", \"CONNECT\", \"CREATE\", \"UPDATE\"",
             ),
         ],
     );
@@ -272,8 +272,8 @@ fn a_flow_schema_says_whose_requests_go_where() {
             (
                 "/spec/rules/0/resourceRules/0/namespaces",
                 json!([]),
-                "spec.rules[0].resourceRules[0].namespaces: Required value: resource rules that are \
-            not cluster scoped must supply at least one namespace",
+                "spec.rules[0].resourceRules[0].namespaces: Required value: resource rules \
+            that are not cluster scoped must supply at least one namespace",
             ),
         ],
     );
@@ -349,8 +349,8 @@ fn a_storage_driver_says_what_it_can() {
             (
                 "/spec/tokenRequests",
                 json!([{"audience": "a", "expirationSeconds": 5}]),
-                "spec.tokenRequests[0].expirationSeconds: Invalid value: 5: may not specify a duration \
-            less than 10 minutes",
+                "spec.tokenRequests[0].expirationSeconds: Invalid value: 5: may not specify a \
+            duration less than 10 minutes",
             ),
         ],
     );
@@ -445,13 +445,15 @@ fn a_claim_on_devices_names_what_it_wants() {
             (
                 "/spec/devices/requests/0/exactly/count",
                 json!(-1),
-                "spec.devices.requests[0].exactly.count: Invalid value: -1: must be greater than zero",
+                "spec.devices.requests[0].exactly.count: Invalid value: -1: must be greater \
+            than zero",
             ),
             (
                 "/spec/devices/constraints/0/requests",
                 json!(["other"]),
-                "spec.devices.constraints[0].requests[0]: Invalid value: \"other\": must be the name of \
-            a request in the claim or the name of a request and a subrequest separated by '/'",
+                "spec.devices.constraints[0].requests[0]: Invalid value: \"other\": must be the \
+            name of a request in the claim or the name of a request and a \
+            subrequest separated by '/'",
             ),
         ],
     );
