@@ -73,7 +73,7 @@ impl Origin {
 
     /// Writes it in the place of the former.
     pub fn write(&self, directory: &Path) -> Result<(), Error> {
-        files::replace(&directory.join(FOLDER).join(ORIGIN), &encode(self), Readers::Owner)
+        files::replace(&directory.join(FOLDER).join(ORIGIN), encode(self), Readers::Owner)
     }
 
     /// Whether this master was let in by others.
@@ -159,7 +159,7 @@ impl Beginning {
         let cluster = fresh.join(Realm::Cluster.folder());
         files::replace(&cluster.join("service-account.key"), key, Readers::Owner)?;
         files::replace(&cluster.join("service-account.pub"), &public, Readers::Everyone)?;
-        files::replace(&fresh.join(ORIGIN), &encode(&self.origin), Readers::Owner)?;
+        files::replace(&fresh.join(ORIGIN), encode(&self.origin), Readers::Owner)?;
         let folder = directory.join(FOLDER);
         let renamed = fs::rename(&fresh, &folder);
         if renamed.is_err() {
@@ -196,7 +196,7 @@ pub fn origin(directory: &Path) -> Result<Option<Origin>, Error> {
 
 /// Keeps where the other members are.
 pub fn write_peers(directory: &Path, peers: &[Address]) -> Result<(), Error> {
-    files::replace(&directory.join(FOLDER).join(PEERS), &encode(&peers), Readers::Owner)
+    files::replace(&directory.join(FOLDER).join(PEERS), encode(&peers), Readers::Owner)
 }
 
 /// Where the other members were when that was last written; `None` where this master was never a member.

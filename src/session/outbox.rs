@@ -196,11 +196,11 @@ fn unite(what: &mut report::What, before: &report::What) {
             }
             now.gone |= before.gone;
         }
-        (report::What::Node(now), report::What::Node(before)) => {
-            if before.registers && !now.registers {
-                now.registers = true;
-                now.labels.clone_from(&before.labels);
-            }
+        (report::What::Node(now), report::What::Node(before))
+            if before.registers && !now.registers =>
+        {
+            now.registers = true;
+            now.labels.clone_from(&before.labels);
         }
         _ => {}
     }
