@@ -157,7 +157,7 @@ impl Beginning {
                 let key = &self.authorities.service_account_key;
                 let public = KeyPair::from_pem(key)?.public_key_pem();
                 files::replace(&folder.join("service-account.key"), key, Readers::Owner)?;
-                files::replace(&folder.join("service-account.pub"), &public, Readers::Everyone)?;
+                files::replace(&folder.join("service-account.pub"), public, Readers::Everyone)?;
             }
             Ok::<(), Error>(())
         };

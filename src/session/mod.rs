@@ -40,8 +40,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(8);
 const LASTED_MIN: Duration = Duration::from_secs(30);
 /// Without a master for so long, what is on disk has to do.
 const KEPT_AFTER: Duration = Duration::from_secs(10);
-/// Until a master has written a message of reports.
-const WRITTEN_MAX: Duration = Duration::from_secs(60);
+/// Until a master has written a message of reports: thousands of agents may have begun at once, and its beats
+/// tell that it lives.
+const WRITTEN_MAX: Duration = Duration::from_secs(300);
 /// A master that can write nothing for so long is left for another.
 const UNWRITTEN_MAX: Duration = Duration::from_secs(30);
 const WORDS_MAX: usize = 4;
