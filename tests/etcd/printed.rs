@@ -37,8 +37,16 @@ impl Printed {
 }
 
 pub fn normalized(text: &str) -> String {
-    RULES.iter().fold(text.to_owned(), |text, (pattern, with)| {
+    let text = RULES.iter().fold(text.to_owned(), |text, (pattern, with)| {
         let pattern = Regex::new(pattern).expect("the rules are patterns");
         pattern.replace_all(&text, *with).into_owned()
-    })
+    });
+    // Members stand in the order of their ids, and etcd draws its own by chance.
+    let members = Regex::new(r#"ETCD_INITIAL_CLUSTER="([^"]*)""#).expect("it is a pattern");
+    let sorted = |found: &regex::Captures<'_>| {
+        let mut members: Vec<&str> = found[1].split(',').collect();
+        members.sort_unstable();
+        format!("ETCD_INITIAL_CLUSTER=\"{}\"", members.join(","))
+    };
+    members.replace_all(&text, sorted).into_owned()
 }

@@ -117,7 +117,7 @@ async fn a_directory_that_lost_its_data_or_its_certificates_is_not_begun_anew() 
     assert!(!pki.exists());
 
     fs::rename(&aside, &pki).unwrap();
-    for gone in ["identity", "lock", "reserve"] {
+    for gone in ["identity", "lock", "reserve", "begun"] {
         fs::remove_file(directory.join(gone)).unwrap();
     }
     for gone in ["log", "state"] {
