@@ -15,8 +15,8 @@ use crate::agent::node::architecture;
 pub const PAUSE: &str = "kontiki.local/pause:1";
 pub const DEMO: &str = "kontiki.local/demo:1";
 /// The names that the demo program is called by.
-const DEMO_COMMANDS: [&str; 11] =
-    ["ask", "cat", "echo", "env", "exit", "fill", "get", "send", "sleep", "tick", "write"];
+const DEMO_COMMANDS: [&str; 12] =
+    ["ask", "cat", "echo", "env", "exit", "fill", "get", "send", "serve", "sleep", "tick", "write"];
 /// Compiled by `build.rs`.
 const DEMO_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo"));
 
