@@ -242,12 +242,17 @@ mod tests {
             };
             port(&connection)
         };
-        for (name, wanted) in
-            [("p", 8080), ("p:81", 81), ("http:p:82", 82), ("http:p:", 8080), ("p:web", 9)]
-        {
+        for (name, wanted) in [
+            ("p", 8080),
+            ("p:81", 81),
+            ("http:p:82", 82),
+            ("http:p:", 8080),
+            ("https:p:443", 443),
+            ("p:web", 9),
+        ] {
             assert_eq!(check(name).unwrap(), wanted, "{name}");
         }
-        for bad in ["https:p:443", "p:none", "p:0", "p:70000", "a:b:c:d"] {
+        for bad in ["p:none", "p:0", "p:70000", "a:b:c:d"] {
             assert_eq!(check(bad).unwrap_err().code(), 400, "{bad}");
         }
     }
