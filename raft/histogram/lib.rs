@@ -109,7 +109,6 @@ impl AsciiChart {
     }
 
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "openraft calls it by this name")]
     pub fn add(mut self, name: impl Into<String>, histogram: Histogram) -> AsciiChart {
         self.rows.push((name.into(), histogram));
         self

@@ -48,5 +48,15 @@ pub fn normalized(text: &str) -> String {
         members.sort_unstable();
         format!("ETCD_INITIAL_CLUSTER=\"{}\"", members.join(","))
     };
-    members.replace_all(&text, sorted).into_owned()
+    let text = members.replace_all(&text, sorted);
+    let mut lines: Vec<&str> = text.split_inclusive('\n').collect();
+    lines
+        .chunk_by_mut(|one, other| is_member(one) && is_member(other))
+        .for_each(<[_]>::sort_unstable);
+    lines.concat()
+}
+
+/// A line of `member list`.
+fn is_member(line: &str) -> bool {
+    line.starts_with("ID, started, ") || line.starts_with("ID, unstarted, ")
 }
