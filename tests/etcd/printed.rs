@@ -15,6 +15,8 @@ const RULES: &[(&str, &str)] = &[
     (r"(ClusterID|MemberID|RaftTerm|Lease)(\W+)\d+", "$1${2}N"),
     // After the numbers: one of sixteen digits looks like this as well.
     (r"\b[0-9a-f]{13,16}\b", "ID"),
+    // It is padded to sixteen.
+    (r" {2,4}ID\b", " ID"),
     (r", \d+\b\n", ", HASH\n"),
     (r"/tmp/\S+", "PATH"),
 ];
