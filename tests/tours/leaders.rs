@@ -27,9 +27,9 @@ fn within_limits(pods: &[Value]) -> Option<String> {
     let of =
         |app: &'static str| pods.iter().filter(move |pod| pod["metadata"]["labels"]["app"] == app);
     let web: Vec<&Value> = of("web").filter(|pod| !is_going(pod)).collect();
-    // A deployment counts what it asks of its sets, as upstream does: one more than there should be. Of the old
-    // set it may have asked for as many fewer as it may surge and miss together, and the leader has fallen before
-    // the set has let go of them.
+    // A deployment counts what it asks of its sets, as upstream does: one more than there should be. Of
+    // the old set it may have asked for as many fewer as it may surge and miss together, and the leader
+    // has fallen before the set has let go of them.
     if web.len() > REPLICAS + 1 + SLACK {
         return Some(format!("{} pods of one deployment", web.len()));
     }
