@@ -35,10 +35,11 @@ use crate::error::Error;
 use crate::inbound::Door;
 use crate::log::{Histogram, Log};
 use crate::membership::{self, Member};
-use crate::network::{Inbound, Link, Transport};
+use crate::network::{Forward, Inbound, Link, Transport};
 use crate::progress::Progress;
 use crate::read::Barriers;
 use crate::snapshots::Snapshots;
+use crate::state_machine::Roster;
 use crate::types::{ClusterId, NodeId, Peer, Raft, StoredMembership, position_of};
 use openraft::async_runtime::watch::WatchReceiver;
 
@@ -110,7 +111,7 @@ pub(crate) struct Inner {
     raft: OnceLock<Raft>,
     proposer: Proposer,
     links: Mutex<Links>,
-    removed: Arc<Mutex<Vec<NodeId>>>,
+    roster: Arc<Mutex<Roster>>,
     status: watch::Sender<Status>,
     /// Why this member stopped; the first reason stays.
     failure: Mutex<Option<String>>,
@@ -198,31 +199,38 @@ impl Replica {
         self.0.cluster
     }
 
-    /// Adds a member that follows; it asks to become a voter itself when it has caught up.
+    /// Adds a member that follows; it asks to become a voter itself when it has caught up. This member
+    /// lists it from then on, as after any of the changes below.
     pub async fn add_learner(&self, id: NodeId, peer: Peer) -> Result<(), Error> {
-        let request = crate::network::Forward::AddLearner { id, peer };
-        membership::ask_leader(&self.0, request).await.map(|_| ())
+        self.change_members(Forward::AddLearner { id, peer }).await
     }
 
     /// Makes a learner that has caught up a voter.
     pub async fn promote(&self, id: NodeId) -> Result<(), Error> {
-        let request = crate::network::Forward::Promote(id);
-        membership::ask_leader(&self.0, request).await.map(|_| ())
+        self.change_members(Forward::Promote(id)).await
     }
 
     /// Takes a member out for good: its id never comes back.
     pub async fn remove(&self, id: NodeId) -> Result<(), Error> {
-        let request = crate::network::Forward::Remove(id);
-        membership::ask_leader(&self.0, request).await.map(|_| ())
+        self.change_members(Forward::Remove(id)).await
     }
 
     pub async fn update(&self, id: NodeId, peer: Peer) -> Result<(), Error> {
-        let request = crate::network::Forward::Update { id, peer };
-        membership::ask_leader(&self.0, request).await.map(|_| ())
+        self.change_members(Forward::Update { id, peer }).await
+    }
+
+    async fn change_members(&self, change: Forward) -> Result<(), Error> {
+        let leaves = matches!(&change, Forward::Remove(id) if *id == self.0.id);
+        membership::ask_leader(&self.0, change).await?;
+        if !leaves && !self.0.is_leader() {
+            // Agreed on, whatever comes of this: a follower may only hear of it late.
+            self.0.read_barrier().await.ok();
+        }
+        Ok(())
     }
 
     pub async fn transfer_leader(&self, to: NodeId) -> Result<(), Error> {
-        let request = crate::network::Forward::TransferLeader(to);
+        let request = Forward::TransferLeader(to);
         membership::ask_leader(&self.0, request).await.map(|_| ())
     }
 
@@ -395,8 +403,12 @@ impl Inner {
         self.raft().server_metrics().borrow_watched().vote.leader_id.term
     }
 
+    /// The newest membership this member knows of. What openraft has taken up is published a moment later
+    /// than what was agreed on is applied and answered, and may stand in the log before that.
     pub(crate) fn membership(&self) -> Arc<StoredMembership> {
-        self.raft().server_metrics().borrow_watched().membership_config.clone()
+        let known = self.raft().server_metrics().borrow_watched().membership_config.clone();
+        let agreed = self.roster.lock().agreed.clone();
+        if agreed.log_id() > known.log_id() { agreed } else { known }
     }
 
     /// Waits until `what` holds, looking again whenever anything changes; false when it takes too long.
@@ -449,7 +461,7 @@ impl Inner {
         for (id, _) in self.membership().nodes().filter(|(id, _)| **id != self.id) {
             self.link(*id);
         }
-        let removed = self.removed.lock().clone();
+        let removed = self.roster.lock().removed.clone();
         for id in removed {
             self.links.lock().remove(&id);
             self.transport.forget(id);
@@ -457,7 +469,7 @@ impl Inner {
     }
 
     pub(crate) fn was_removed(&self, id: NodeId) -> bool {
-        self.removed.lock().contains(&id)
+        self.roster.lock().removed.contains(&id)
     }
 
     /// The last position in this leader's log, and up to which one `id` has it (0 for nothing).

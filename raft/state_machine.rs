@@ -4,7 +4,8 @@
 //! [`Store::apply`], which is one batch: data, revision and applied mark together.
 //!
 //! Keeps: entries are applied once each and in order; the store refuses anything else, and that ends this
-//! member. An answer leaves after its batch is written, never before.
+//! member. An answer leaves after its batch is written, and a change of members is known to the whole of
+//! this member by then; never before.
 //! Never: tells openraft of a snapshot that goes further than what is durable. The log is purged up to
 //! there.
 
@@ -38,6 +39,19 @@ const GROUP_ENTRIES_MAX: usize = 1024;
 /// A group larger than this is applied where it does not hold up other tasks.
 const GROUP_BYTES_INLINE_MAX: usize = 64 << 10;
 
+/// Who belongs to the cluster, by what was applied.
+#[derive(Debug, Default)]
+pub(crate) struct Roster {
+    pub agreed: Arc<StoredMembership>,
+    pub removed: Vec<NodeId>,
+}
+
+impl Roster {
+    fn of(mark: &Mark) -> Roster {
+        Roster { agreed: Arc::new(mark.membership.clone()), removed: mark.removed.clone() }
+    }
+}
+
 pub(crate) struct StateMachine {
     store: Store,
     mark: Mark,
@@ -46,8 +60,8 @@ pub(crate) struct StateMachine {
     decoded: Arc<Decoded>,
     progress: Arc<Progress>,
     snapshots: Arc<Snapshots>,
-    /// What the rest of the member knows of removed ids.
-    removed: Arc<Mutex<Vec<NodeId>>>,
+    /// What the rest of the member knows of who belongs to the cluster.
+    roster: Arc<Mutex<Roster>>,
     /// Stopping waits until openraft has let go of this.
     _present: TaskTrackerToken,
 }
@@ -66,15 +80,15 @@ impl StateMachine {
         decoded: Arc<Decoded>,
         progress: Arc<Progress>,
         snapshots: Arc<Snapshots>,
-        removed: Arc<Mutex<Vec<NodeId>>>,
+        roster: Arc<Mutex<Roster>>,
         present: TaskTrackerToken,
     ) -> io::Result<StateMachine> {
         let (_, mark) = store.applied();
         let mark = Mark::decode(&mark).map_err(unreadable)?;
         let members = mark.encode_members();
-        *removed.lock() = mark.removed.clone();
+        *roster.lock() = Roster::of(&mark);
         let _present = present;
-        Ok(StateMachine { store, mark, members, decoded, progress, snapshots, removed, _present })
+        Ok(StateMachine { store, mark, members, decoded, progress, snapshots, roster, _present })
     }
 
     pub(crate) fn last_applied(&self) -> Option<LogId> {
@@ -106,7 +120,7 @@ impl StateMachine {
                 let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
                 self.mark.change_membership(stored);
                 self.members = self.mark.encode_members();
-                *self.removed.lock() = self.mark.removed.clone();
+                *self.roster.lock() = Roster::of(&self.mark);
                 Arc::default()
             }
         };
@@ -203,7 +217,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let (index, _) = self.store.applied();
         self.mark = mark;
         self.members = self.mark.encode_members();
-        *self.removed.lock() = self.mark.removed.clone();
+        *self.roster.lock() = Roster::of(&self.mark);
         let applied = Applied { index, revision: self.store.revision() };
         self.progress.note_applied(applied, 0);
         self.progress.note_durable(index);

@@ -34,7 +34,7 @@ use crate::read::{self, Barriers};
 use crate::replica::{Config, Inner, Role, Status, status};
 use crate::runtime::aside;
 use crate::snapshots::Snapshots;
-use crate::state_machine::StateMachine;
+use crate::state_machine::{Roster, StateMachine};
 use crate::types::{ClusterId, NodeId, Peer, Raft};
 
 /// Bytes of log that are read and applied at a time while a member starts.
@@ -69,7 +69,7 @@ pub(crate) async fn start(parts: Parts, config: Config) -> Result<Arc<Inner>, Er
     let applied = Applied { index, revision: store.revision() };
     let progress = Arc::new(Progress::new(applied, index, config.flush_bytes));
     let decoded = Arc::default();
-    let removed: Arc<Mutex<Vec<NodeId>>> = Arc::default();
+    let roster: Arc<Mutex<Roster>> = Arc::default();
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let snapshots = Snapshots::open(
         parts.directory.clone(),
@@ -83,7 +83,7 @@ pub(crate) async fn start(parts: Parts, config: Config) -> Result<Arc<Inner>, Er
         Arc::clone(&decoded),
         progress.clone(),
         snapshots.clone(),
-        removed.clone(),
+        roster.clone(),
         tasks.token(),
     )
     .map_err(|error| condemn(&parts.directory, error.to_string()))?;
@@ -113,7 +113,7 @@ pub(crate) async fn start(parts: Parts, config: Config) -> Result<Arc<Inner>, Er
         raft: OnceLock::new(),
         proposer,
         links: Mutex::default(),
-        removed: removed.clone(),
+        roster: roster.clone(),
         status: watch::Sender::new(Status::default()),
         failure: Mutex::default(),
         tasks: tasks.clone(),
@@ -395,12 +395,12 @@ impl Inner {
     /// The cluster has let go of this member: it calls no more elections, now or after a restart.
     pub(crate) fn note_removed(&self, reason: &str) {
         {
-            let mut removed = self.removed.lock();
-            if removed.contains(&self.id) && self.status.borrow().role == Role::Removed {
+            let mut roster = self.roster.lock();
+            if roster.removed.contains(&self.id) && self.status.borrow().role == Role::Removed {
                 return;
             }
-            if !removed.contains(&self.id) {
-                removed.push(self.id);
+            if !roster.removed.contains(&self.id) {
+                roster.removed.push(self.id);
             }
         }
         tracing::warn!(%reason, member = %self.id, "this member is no longer part of the cluster");

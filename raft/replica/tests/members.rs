@@ -88,6 +88,25 @@ async fn what_is_known_of_a_member_can_change() {
     }
 }
 
+/// openraft publishes a membership a moment after it was agreed on, and followers hear of it later still.
+#[tokio::test(start_paused = true)]
+async fn who_was_asked_for_a_change_of_members_lists_it_at_once() {
+    for (turn, asked) in (1..=3).enumerate() {
+        let cluster = Cluster::of(3, 73 + turn as u64, quick()).await;
+        let delay = Duration::from_millis(1)..Duration::from_millis(30);
+        cluster.network.set_faults(Faults { delay, ..Faults::default() });
+        let replica = cluster.replica(asked);
+        let has = |id: u64| replica.members().iter().any(|member| member.id == NodeId(id));
+        replica.add_learner(NodeId(9), peer("nine")).await.unwrap();
+        assert!(has(9), "member {asked} lists what it was asked to add");
+        let moved = Peer { address: "10.9.9.9:2380".into(), ..peer("nine") };
+        replica.update(NodeId(9), moved.clone()).await.unwrap();
+        assert!(replica.members().iter().any(|member| member.peer == moved));
+        replica.remove(NodeId(9)).await.unwrap();
+        assert!(!has(9), "member {asked} lists no more what it was asked to remove");
+    }
+}
+
 /// A member that was restored elsewhere tells where it is while another joins: whichever is agreed on
 /// first, and whether the joiner is filled before or after.
 #[tokio::test(start_paused = true)]
