@@ -14,6 +14,7 @@ use kontiki_api::object::time::Timestamp;
 
 use crate::controllers::job::finished;
 use crate::controllers::ownership::reference_to;
+use crate::reconcile::events::reference;
 
 const SCHEDULED_AT: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 /// More missed times than this are worth a warning.
@@ -113,12 +114,16 @@ impl Plan {
             let was_active = seen.cron.status.iter().flat_map(|it| it.active.iter().flatten());
             let was_active = was_active.into_iter().any(|active| active.uid.as_ref() == uid);
             match finished(job) {
-                None if !was_active => {
+                None if was_active => {}
+                // Ours: what said so was lost, to a failed write or to a fall.
+                None if let Some(due) = scheduled(seen, job) => {
+                    started(&mut self.status, reference(&**job), due);
+                }
+                None => {
                     let message =
                         format!("Saw a job that the controller did not create or forgot: {name}");
                     self.tell(true, "UnexpectedJob", message);
                 }
-                None => {}
                 Some(condition) => {
                     if was_active {
                         self.forget(uid);
@@ -167,7 +172,7 @@ impl Plan {
         };
         self.again_us = next_look_us(&schedule, now);
         let deadline = spec.starting_deadline_seconds.map(|seconds| now.plus_seconds(-seconds));
-        let since = begin(seen.cron).max(deadline.unwrap_or_default());
+        let since = self.begin(seen.cron).max(deadline.unwrap_or_default());
         let Some((due, missed)) = last_due(&schedule, since, now) else { return };
         if missed > MISSED_MAX {
             let message = "too many missed start times. Set or decrease \
@@ -181,6 +186,13 @@ impl Plan {
             return;
         }
         self.start(seen, &schedule, due);
+    }
+
+    /// From when on a CronJob's times count.
+    fn begin(&self, cron: &CronJob) -> Timestamp {
+        let last = self.status.last_schedule_time.as_ref();
+        let begin = last.or(cron.metadata.creation_timestamp.as_ref());
+        begin.map(|time| Timestamp::from(time.0)).unwrap_or_default()
     }
 
     fn start(&mut self, seen: &Seen<'_>, schedule: &Schedule, due: Timestamp) {
@@ -211,13 +223,6 @@ impl Plan {
     }
 }
 
-/// From when on a CronJob's times count.
-fn begin(cron: &CronJob) -> Timestamp {
-    let last = cron.status.as_ref().and_then(|status| status.last_schedule_time.as_ref());
-    let begin = last.or(cron.metadata.creation_timestamp.as_ref());
-    begin.map(|time| Timestamp::from(time.0)).unwrap_or_default()
-}
-
 /// When to look again: a little after the next moment.
 pub fn next_look_us(schedule: &Schedule, now: Timestamp) -> Option<i64> {
     Some(schedule.next(now)?.micros_since(now).saturating_add(AFTER_MOMENT_US))
@@ -239,6 +244,20 @@ fn last_due(schedule: &Schedule, since: Timestamp, now: Timestamp) -> Option<(Ti
         due = next;
     }
     Some((due, missed))
+}
+
+/// When a Job was due that was started by the schedule, and is not on its way out; `None` for what
+/// somebody else made in the CronJob's name, as `kubectl create job --from` does.
+fn scheduled(seen: &Seen<'_>, job: &Job) -> Option<Timestamp> {
+    let metadata = &job.metadata;
+    let planned = metadata.annotations.as_ref().is_some_and(|it| it.contains_key(SCHEDULED_AT));
+    if !planned || metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let name = metadata.name.as_deref()?;
+    let minute = name.strip_prefix(seen.cron.metadata.name.as_deref()?)?.strip_prefix('-')?;
+    let due = Timestamp::from_seconds(minute.parse::<i64>().ok()?.checked_mul(60)?);
+    (due <= seen.now).then_some(due)
 }
 
 fn job_name(cron: &CronJob, due: Timestamp) -> String {
@@ -265,11 +284,12 @@ fn new_job(cron: &CronJob, name: String, due: String) -> Job {
     }
 }
 
-/// The status when the Job that was due is there.
+/// The status when the Job that was due is there. Times never go back.
 pub fn started(status: &mut CronJobStatus, job: ObjectReference, due: Timestamp) {
     let active = status.active.get_or_insert_default();
     if !active.iter().any(|it| it.uid == job.uid) {
         active.push(job);
     }
-    status.last_schedule_time = Some(Time(due.moment()));
+    let last = status.last_schedule_time.as_ref().map(|last| Timestamp::from(last.0));
+    status.last_schedule_time = Some(Time(last.unwrap_or_default().max(due).moment()));
 }

@@ -1,5 +1,6 @@
 //! CronJobs, by what their plan says at certain times.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
 use super::*;
@@ -113,6 +114,32 @@ fn the_concurrency_policy_says_what_becomes_of_a_job_that_still_runs() {
     assert!(started(&plan).is_some());
     assert_eq!(deleted(&plan), ["before"]);
     assert_eq!(plan.status.active, None);
+}
+
+/// The Job was made, and the write of the status that names it failed: under `Forbid` a second one ran
+/// beside it when the schedule's next moment came before the next attempt.
+#[test]
+fn a_job_that_the_status_does_not_name_is_found_and_counts_as_active() {
+    let due = Timestamp::parse("2026-01-01T00:10:00Z").unwrap();
+    let made = look(&cron(&json!({}), &json!({})), &[], "2026-01-01T00:10:01Z").create.unwrap().0;
+    let made = Arc::new(Job {
+        metadata: ObjectMeta { uid: Some("u".into()), ..made.metadata.clone() },
+        ..(*made).clone()
+    });
+    let policy = |policy: &str| cron(&json!({"concurrencyPolicy": policy}), &json!({}));
+    let plan = look(&policy("Forbid"), std::slice::from_ref(&made), "2026-01-01T00:20:01Z");
+    assert_eq!((started(&plan), reasons(&plan)), (None, vec!["JobAlreadyActive"]));
+    assert_eq!(plan.status.active.unwrap()[0].name, made.metadata.name);
+    let last = plan.status.last_schedule_time.map(|time| Timestamp::from(time.0));
+    assert_eq!(last, Some(due));
+    let plan = look(&policy("Replace"), std::slice::from_ref(&made), "2026-01-01T00:20:01Z");
+    assert_eq!(deleted(&plan), [made.metadata.name.as_deref().unwrap()]);
+    assert_eq!(started(&plan).unwrap().1, "2026-01-01T00:20:00Z");
+    // Made by hand in the CronJob's name: it is told of, and holds nothing up.
+    let by_hand = [job("report-by-hand", None, "2026-01-01T00:10:00Z")];
+    let plan = look(&policy("Forbid"), &by_hand, "2026-01-01T00:20:01Z");
+    assert_eq!(reasons(&plan), ["UnexpectedJob"]);
+    assert!(started(&plan).is_some());
 }
 
 #[test]
