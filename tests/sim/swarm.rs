@@ -69,6 +69,9 @@ pub struct Mix {
     pub kinds: Vec<Kind>,
     /// Between two faults, at most.
     pub pause_max_ms: u64,
+    /// Between some of them the cluster is whole and lives in peace for so long, at most. Leases are written
+    /// down, history and copies of the store given up meanwhile; what comes after meets an old cluster.
+    pub calm_max: Option<Duration>,
     /// How likely one that is down is started in a round.
     pub start: f64,
     /// How long a client rests between two requests, at most.
@@ -88,6 +91,9 @@ impl Mix {
         kinds.extend([Kind::PowerCut, Kind::Heal]);
         // Slow clusters are not busier: they live longer, with other ratios of everything.
         let pace = [1, 1, 2, 4, 10][random.random_range(0..5)];
+        // Peace is cheap where hearts beat slowly, and at the product's own pace (2) it is as real.
+        let calm = pace > 1 && random.random_bool(0.4);
+        let calm_max = calm.then(|| Duration::from_secs(random.random_range(60..900)));
         let request_timeout_ms = if pace > 2 { 9000 } else { 3000 };
         let config = Config {
             election_timeout_ms: (300 * pace, 600 * pace),
@@ -104,6 +110,7 @@ impl Mix {
             rounds: random.random_range(10..60),
             kinds,
             pause_max_ms: random.random_range(200..3000) * pace,
+            calm_max,
             start: random.random_range(0.3..0.9),
             rest_max: Duration::from_millis(60 * pace),
             reclaim_one_in: [0, 20, 200][random.random_range(0..3)],
