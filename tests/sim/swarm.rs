@@ -61,6 +61,9 @@ const KINDS: [Kind; 16] = [
     Kind::Heal,
 ];
 
+/// Far more than clients write at a time.
+const ENTRY_BYTES: usize = 64 << 10;
+
 /// What one seed drew.
 #[derive(Clone, Debug)]
 pub struct Mix {
@@ -80,6 +83,8 @@ pub struct Mix {
     pub reclaim_one_in: u32,
     /// Events that members keep in memory; who asks for older ones reads the tables.
     pub ring_bytes: usize,
+    /// Of the log: small ones are begun and given up under way.
+    pub segment_bytes: u64,
     pub config: Config,
 }
 
@@ -103,6 +108,8 @@ impl Mix {
             lease_checkpoint_interval: Duration::from_secs(random.random_range(1..20)),
             log_entries_kept: random.random_range(10..300),
             batch_commands_max: random.random_range(1..64),
+            batch_bytes_max: ENTRY_BYTES,
+            request_bytes_max: ENTRY_BYTES,
             ..Config::default()
         };
         Mix {
@@ -114,6 +121,7 @@ impl Mix {
             start: random.random_range(0.3..0.9),
             rest_max: Duration::from_millis(60 * pace),
             reclaim_one_in: [0, 20, 200][random.random_range(0..3)],
+            segment_bytes: [256 << 10, 512 << 10, 2 << 20][random.random_range(0..3)],
             ring_bytes: [1 << 10, 64 << 10, 16 << 20][random.random_range(0..3)],
             config,
         }
