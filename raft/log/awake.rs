@@ -47,8 +47,11 @@ impl State {
 }
 
 impl Awake {
-    pub(super) fn new() -> Awake {
-        Awake { began: Instant::now(), state: Mutex::default(), stopped: Condvar::new() }
+    /// `looked_after`: its thread is about to run.
+    pub(super) fn new(looked_after: bool) -> Awake {
+        let began = Instant::now();
+        let state = State { looked: looked_after.then_some(began), ..State::default() };
+        Awake { began, state: Mutex::new(state), stopped: Condvar::new() }
     }
 
     /// For how long this process has run since the log was opened.
@@ -97,7 +100,7 @@ mod tests {
 
     #[test]
     fn the_clock_goes_on_when_its_thread_has_ended() {
-        let clock = Awake::new();
+        let clock = Awake::new(true);
         clock.stop();
         clock.run();
         let then = clock.now();

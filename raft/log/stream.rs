@@ -92,6 +92,7 @@ impl Core {
         spares: Spares,
         metrics: Arc<Metrics>,
     ) -> Core {
+        let awake = Awake::new(options.flusher.has_threads());
         Core {
             disk,
             identity,
@@ -102,7 +103,7 @@ impl Core {
             metrics,
             failed: watch::Sender::new(None),
             active_room: AtomicU64::new(0),
-            awake: Awake::new(),
+            awake,
             busy_since: AtomicU64::new(0),
         }
     }
