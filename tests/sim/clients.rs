@@ -26,6 +26,7 @@ const KEYS: u64 = 8;
 /// A register's operations are searched: its history stays short.
 const REGISTER_LIFE: u64 = 150;
 const LIST_LIFE: u64 = 200;
+const CROWD_MICROS: u64 = 1_000_000;
 
 /// What all clients of a run share.
 pub struct Ground {
@@ -40,6 +41,8 @@ pub struct Ground {
     patience: Duration,
     /// So many times as long it rests in peace; 1 while anything befalls the cluster.
     pub slow: Cell<u32>,
+    /// Messages take their time.
+    pub delayed: Cell<bool>,
     pub newest: Cell<u64>,
     pub compacted: Cell<u64>,
     pub snapshots: Cell<u64>,
@@ -57,6 +60,7 @@ impl Ground {
             rest_busy,
             patience,
             slow: Cell::new(1),
+            delayed: Cell::new(false),
             newest: Cell::new(1),
             compacted: Cell::new(0),
             snapshots: Cell::new(0),
@@ -83,6 +87,13 @@ impl Ground {
     pub(crate) fn door(&self, random: &mut StdRng) -> Option<(u64, Replica)> {
         let doors = self.doors.borrow();
         (!doors.is_empty()).then(|| doors[random.random_range(0..doors.len())].clone())
+    }
+
+    /// The member that readers are all at, for a second each.
+    fn crowded(&self) -> Option<(u64, Replica)> {
+        let doors = self.doors.borrow();
+        let turn = usize::try_from(self.now() / CROWD_MICROS).unwrap_or_default();
+        (!doors.is_empty()).then(|| doors[turn % doors.len()].clone())
     }
 
     fn next(&self) -> u64 {
@@ -198,7 +209,12 @@ impl Client {
     }
 
     pub async fn ask(&mut self, workload: &str, ask: Ask) -> Option<Outcome> {
-        let (member, replica) = self.ground.door(&mut self.random)?;
+        let door = self.ground.door(&mut self.random)?;
+        Some(self.ask_at(door, workload, ask).await)
+    }
+
+    async fn ask_at(&mut self, door: (u64, Replica), workload: &str, ask: Ask) -> Outcome {
+        let (member, replica) = door;
         let call = self.ground.now();
         let outcome = match timeout(self.ground.patience, perform(&replica, &ask)).await {
             Ok(Ok(outcome)) => outcome,
@@ -219,7 +235,24 @@ impl Client {
             outcome: outcome.clone(),
         };
         self.ground.history.borrow_mut().operations.push(operation);
-        Some(outcome)
+        outcome
+    }
+
+    /// Reads where other readers do, without a rest while messages are slow: whoever begins while others
+    /// wait for an answer must not be given theirs.
+    pub async fn read(mut self) {
+        while !self.ground.stop.get() {
+            if let Some(door) = self.ground.crowded() {
+                let key = format!("t/x/{}", self.random.random_range(0..KEYS));
+                let then = vec![Step::Get { key, end: None, at: 0 }];
+                self.ask_at(door, "transaction", Ask { then, ..Ask::default() }).await;
+            }
+            if self.ground.delayed.get() {
+                sleep(Duration::from_millis(self.random.random_range(1..10))).await;
+            } else {
+                sleep(self.ground.rest_max() * 4).await;
+            }
+        }
     }
 
     pub(crate) async fn rest(&mut self) {

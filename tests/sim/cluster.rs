@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kontiki_raft::log::{self, FlusherMode, SimDisk};
-use kontiki_raft::network::memory::Network;
+use kontiki_raft::network::memory::{Faults, Network};
 use kontiki_raft::replica::{Config, Parts, Replica, Role};
 use kontiki_raft::{ClusterId, Error, NodeId, Peer};
 use kontiki_storage::directory::{Directory, Expect, Identity};
@@ -73,6 +73,7 @@ pub struct Cluster {
     reclaim_one_in: u32,
     ring_bytes: usize,
     segment_bytes: u64,
+    delayed: bool,
     next: u64,
     pub power_cuts: u64,
     /// Whose disks were made to fail: they are to stop.
@@ -102,6 +103,7 @@ impl Cluster {
             reclaim_one_in: mix.reclaim_one_in,
             ring_bytes: mix.ring_bytes,
             segment_bytes: mix.segment_bytes,
+            delayed: false,
             next: 1,
             power_cuts: 0,
             failing: BTreeSet::new(),
@@ -247,6 +249,17 @@ impl Cluster {
         }
         self.members.remove(&id);
         Ok(())
+    }
+
+    /// From now on messages meet this.
+    pub fn slow(&mut self, faults: Faults) {
+        self.delayed = !faults.delay.is_empty();
+        self.network.set_faults(faults);
+    }
+
+    #[must_use]
+    pub fn is_delayed(&self) -> bool {
+        self.delayed
     }
 
     /// The power of one machine goes: what was not synced may be lost.

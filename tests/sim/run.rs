@@ -30,6 +30,7 @@ const CLIENTS: u32 = 5;
 const CALM_SHARE: f64 = 0.2;
 /// In peace clients are so many times as slow.
 const CALM_SLOW: u32 = 30;
+const READERS: u32 = 3;
 const WATCHERS: u32 = 3;
 const WITNESSES: u32 = 2;
 
@@ -139,6 +140,9 @@ async fn run(seed: u64, choice: &Choice) -> Result<Ended, String> {
         local.spawn_local(Client::new(ground.clone(), number, seed).work());
     }
     local.spawn_local(Client::new(ground.clone(), 100, seed).lease());
+    for number in 0..READERS {
+        local.spawn_local(Client::new(ground.clone(), 50 + number, seed).read());
+    }
     for number in 0..WATCHERS {
         local.spawn_local(Client::new(ground.clone(), 150 + number, seed).watch());
     }
@@ -200,6 +204,7 @@ async fn run(seed: u64, choice: &Choice) -> Result<Ended, String> {
 async fn calm(cluster: &mut Cluster, ground: &Ground, time: Duration) -> Result<(), String> {
     let from = ground.now();
     whole(cluster, ground).await?;
+    ground.delayed.set(false);
     ground.slow.set(CALM_SLOW);
     sleep(time).await;
     ground.slow.set(1);
@@ -236,6 +241,7 @@ async fn round(
         }
         _ => swarm::befall(kind, cluster, random).await?,
     };
+    ground.delayed.set(cluster.is_delayed());
     if !what.is_empty() {
         counts.faults += 1;
         note(ground, what, from);

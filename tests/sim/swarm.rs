@@ -213,7 +213,7 @@ pub async fn befall(
                 unanswered: random.random_range(0.0..0.2),
                 repeated: random.random_range(0.0..0.3),
             };
-            cluster.network.set_faults(faults.clone());
+            cluster.slow(faults.clone());
             said(format!("{faults:?}"))
         }
         Kind::Heal => {
@@ -225,7 +225,7 @@ pub async fn befall(
     }
 }
 
-pub fn heal(cluster: &Cluster) {
+pub fn heal(cluster: &mut Cluster) {
     cluster.network.heal();
-    cluster.network.set_faults(Faults::default());
+    cluster.slow(Faults::default());
 }
