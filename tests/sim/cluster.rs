@@ -291,6 +291,12 @@ impl Cluster {
         Ok(())
     }
 
+    /// How long a member looks for an answer to a request.
+    #[must_use]
+    pub fn request_timeout(&self) -> Duration {
+        self.config.request_timeout()
+    }
+
     #[must_use]
     pub fn heartbeat(&self) -> Duration {
         Duration::from_millis(self.config.heartbeat_ms)

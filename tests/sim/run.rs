@@ -200,6 +200,22 @@ async fn run(seed: u64, choice: &Choice) -> Result<Ended, String> {
     Ok(ended)
 }
 
+/// All but the leader lose their power, for longer than clients of it are kept waiting.
+async fn leave_alone(cluster: &mut Cluster, ground: &Ground) -> Result<String, String> {
+    let Some(leader) = cluster.leader() else { return Ok(String::new()) };
+    ground.open(Vec::new());
+    let others: Vec<u64> = cluster.up().into_iter().filter(|id| *id != leader).collect();
+    for id in &others {
+        cluster.crash(*id).await?;
+    }
+    open(ground, cluster);
+    sleep(cluster.request_timeout().mul_f64(1.5)).await;
+    for id in &others {
+        cluster.start(*id).await?;
+    }
+    Ok(format!("power cut of all but {leader}, which leads"))
+}
+
 /// The cluster is made whole and nothing befalls it for a while.
 async fn calm(cluster: &mut Cluster, ground: &Ground, time: Duration) -> Result<(), String> {
     let from = ground.now();
@@ -233,6 +249,7 @@ async fn round(
             counts.changes += 2;
             format!("{fresh} for {old}")
         }
+        Kind::PowerCutOfOthers => leave_alone(cluster, ground).await?,
         Kind::Damage => damage::befall(cluster, ground, random, counts).await?,
         Kind::PowerCut | Kind::PowerCutOfLeader | Kind::PowerCutOfAll | Kind::Blink => {
             // A member that falls is to be let go of.

@@ -20,6 +20,9 @@ pub enum Kind {
     PowerCutOfLeader,
     /// The power of all goes at once.
     PowerCutOfAll,
+    /// The power of all others goes for longer than a request waits: one that led has entries that nobody
+    /// agrees to, and may agree to later.
+    PowerCutOfOthers,
     /// The power of one goes and comes back at once.
     Blink,
     /// What is written to the log of one fails, is not synced, or finds no room: it must stop.
@@ -42,10 +45,11 @@ pub enum Kind {
     Heal,
 }
 
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 17] = [
     Kind::PowerCut,
     Kind::PowerCutOfLeader,
     Kind::PowerCutOfAll,
+    Kind::PowerCutOfOthers,
     Kind::Blink,
     Kind::FailingDisk,
     Kind::Damage,
@@ -221,7 +225,9 @@ pub async fn befall(
             said("all is whole".into())
         }
         // These take part in `run` and `damage`, with the clients' doors at hand.
-        Kind::Replace | Kind::Compact | Kind::Damage => said(String::new()),
+        Kind::PowerCutOfOthers | Kind::Replace | Kind::Compact | Kind::Damage => {
+            said(String::new())
+        }
     }
 }
 
