@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::TryFutureExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::frames::Full;
 use super::{Limits, Peer};
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -56,8 +58,8 @@ pub(super) async fn converse(
         service_fn(move |mut request: http::Request<Incoming>| {
             spoken.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(peer.clone());
-            let answer: Answer =
-                Box::pin(router.clone().oneshot(request.map(axum::body::Body::new)));
+            let answered = router.clone().oneshot(request.map(axum::body::Body::new));
+            let answer: Answer = Box::pin(answered.map_ok(|answer| answer.map(Full)));
             answer
         })
     };
@@ -89,12 +91,12 @@ pub(super) async fn converse(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%address, error = %*error, "connection ended");
+        tracing::debug!(%address, ?error, "connection ended");
     }
 }
 
 type Answer =
-    Pin<Box<dyn Future<Output = Result<axum::response::Response, Infallible>> + Send + 'static>>;
+    Pin<Box<dyn Future<Output = Result<http::Response<Full>, Infallible>> + Send + 'static>>;
 
 fn builder(limits: Limits, tasks: TaskTracker) -> auto::Builder<Tracked> {
     let mut builder = auto::Builder::new(Tracked(tasks));

@@ -8,6 +8,7 @@
 //! Never: speaks plain text, or stops because of what a client sends.
 
 mod connection;
+mod frames;
 mod tls;
 
 #[cfg(test)]
