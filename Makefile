@@ -58,6 +58,12 @@ bench-api: build ## measure the Kubernetes API, beside figures of kube-apiserver
 bench-cluster: build ## measure controllers and scheduler with thousands of hollow nodes (ARGS="--quick" ...)
 	@$(WITH) cargo run --quiet --release --package kontiki-beside -- cluster $(ARGS)
 
+.PHONY: bench-node
+bench-node: build ## measure a machine with containers, as root: start, memory, size (ARGS="--quick" ...)
+	@$(WITH) cargo build --quiet --release --package kontiki-beside
+	@unshare --net --mount --pid --mount-proc --fork --kill-child -- sh -c \
+		'ip link set lo up; mount -t tmpfs tmpfs /run; target/release/beside node $(ARGS); exit $$?'
+
 .PHONY: faults
 faults: build ## break clusters of real processes and judge what clients saw (ARGS="--members 5 --minutes 30" ...)
 	@$(WITH) cargo build --release --quiet --workspace --bin faults
