@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::frames::Full;
 use super::gathered::{Flush, Gathered};
 use super::turn::Turn;
 use super::{Limits, Peer, Shaken};
@@ -69,7 +70,7 @@ pub(super) async fn converse(
             let answered = router.clone().oneshot(request.map(axum::body::Body::new));
             let answer: Answer = Box::pin(async move {
                 let answer = answered.await?;
-                Ok(answer.map(|body| Answering { body, _one: one }))
+                Ok(answer.map(|body| Answering { body: Full(body), _one: one }))
             });
             answer
         })
@@ -127,7 +128,7 @@ pub(super) async fn converse(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%address, error = %*error, "connection ended");
+        tracing::debug!(%address, ?error, "connection ended");
     }
     drop(connection);
     // Handed on to somebody else, it is still of the client that proved itself here.
@@ -167,7 +168,7 @@ impl Drop for UnderWay {
 
 /// The body of an answer, which is what a request is under way for longest.
 struct Answering {
-    body: axum::body::Body,
+    body: Full,
     _one: UnderWay,
 }
 
@@ -179,15 +180,15 @@ impl http_body::Body for Answering {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        http_body::Body::poll_frame(Pin::new(&mut self.body), context)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        http_body::Body::is_end_stream(&self.body)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        http_body::Body::size_hint(&self.body)
     }
 }
 

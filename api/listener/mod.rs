@@ -9,6 +9,7 @@
 //! Never: speaks plain text, or stops because of what a client sends.
 
 mod connection;
+mod frames;
 mod gathered;
 mod tls;
 mod turn;

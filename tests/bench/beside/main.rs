@@ -50,6 +50,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("bench: {failure}");
+            let mut cause = failure.source();
+            while let Some(why) = cause {
+                eprintln!("bench: because of: {why}");
+                cause = why.source();
+            }
             ExitCode::FAILURE
         }
     }
