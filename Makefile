@@ -78,6 +78,10 @@ sim: setup ## whole clusters on simulated time, network and disks, by seed (ARGS
 conformance: build ## upstream's conformance suite against `kontiki start` (KUBERNETES=dir or E2E=file, GROUP, FOCUS)
 	@tests/conformance/run
 
+.PHONY: fuzz
+fuzz: setup ## libFuzzer on every target of fuzz/ for half a minute each (TARGETS="rows log", SECONDS_EACH=600)
+	@SECONDS_EACH=$(or $(SECONDS_EACH),30) .ci/fuzz $(TARGETS)
+
 .PHONY: mutants
 mutants: setup ## plant bugs in a copy of the tree; each must be caught (ARGS="vote-not-persisted" for one)
 	@$(WITH) tests/faults/mutants/run $(ARGS)
