@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use super::Done;
 use super::error::Doing;
@@ -308,13 +307,13 @@ impl Flusher {
         let pages_end = align(written.offset, PAGE_BYTES);
         self.buffer.resize((pages_end - start.offset) as usize, 0);
         let name = segment_name(self.active.sequence);
-        let began = Instant::now();
+        let began = self.core.awake.now();
         self.core.busy(true);
         self.active.file.write_at(&self.buffer, start.offset).doing("write to", &name)?;
         self.write_slot(&slot)?;
         self.active.file.sync_data().doing("sync", &name)?;
         self.core.busy(false);
-        let took = began.elapsed();
+        let took = self.core.awake.now().saturating_sub(began);
         if took > self.core.options.stall_max {
             return Err(stall(self.core.options.stall_max));
         }

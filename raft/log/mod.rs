@@ -16,6 +16,7 @@
 //! Memory: the cache, one group's buffer, four to eight bytes per entry that was not purged.
 //! Indexes begin at one; openraft's begin at zero, so whoever adapts the two adds one.
 
+mod awake;
 mod cache;
 mod disk;
 mod error;
@@ -90,7 +91,7 @@ pub struct Options {
     /// For entries in memory. What is not durable is kept beyond it.
     pub cache_bytes: usize,
     pub flusher: FlusherMode,
-    /// A write that takes longer counts as failed.
+    /// A write that takes longer counts as failed. Time in which the whole process stood still is left out.
     pub stall_max: Duration,
     /// A group grows no larger, unless by a single record.
     pub group_bytes_max: usize,
@@ -254,13 +255,17 @@ impl Log {
             directory_lock: Mutex::new(Some(directory_lock)),
         };
         if threads {
+            let clock = core.clone();
             let spares = move || {
                 if let Err(error) = core.spares.run() {
                     core.fail(error);
                 }
             };
-            let spawned =
-                [spawn("log-flusher", move || flusher.run())?, spawn("log-spares", spares)?];
+            let spawned = [
+                spawn("log-flusher", move || flusher.run())?,
+                spawn("log-spares", spares)?,
+                spawn("log-awake", move || clock.awake.run())?,
+            ];
             handle.threads = Mutex::new(spawned.into());
         } else {
             handle.inline = Some(Mutex::new(flusher));
@@ -531,6 +536,7 @@ impl Handle {
             inline.close();
         }
         core.spares.stop();
+        core.awake.stop();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             // The last handle may be dropped by a callback, on the flusher's own thread.
             if thread.thread().id() != thread::current().id() {

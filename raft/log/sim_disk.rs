@@ -334,8 +334,10 @@ impl Content {
     }
 
     fn set_length(&mut self, length: u64) {
+        if length < self.length {
+            self.pages.retain(|number, _| number * PAGE_BYTES < length);
+        }
         self.length = length;
-        self.pages.retain(|number, _| number * PAGE_BYTES < length);
     }
 }
 

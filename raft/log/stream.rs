@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
+use super::awake::Awake;
 use super::cache::Cache;
 use super::disk::Disk;
 use super::metrics::Metrics;
@@ -77,8 +77,9 @@ pub(super) struct Core {
     pub(super) failed: watch::Sender<Option<Arc<io::Error>>>,
     /// What the active segment can still take.
     pub(super) active_room: AtomicU64,
-    started: Instant,
-    /// When the write under way began, in microseconds after `started`; zero when there is none.
+    /// By which writes are timed.
+    pub(super) awake: Awake,
+    /// When the write under way began, in microseconds of `awake`; zero when there is none.
     busy_since: AtomicU64,
 }
 
@@ -91,6 +92,7 @@ impl Core {
         spares: Spares,
         metrics: Arc<Metrics>,
     ) -> Core {
+        let awake = Awake::new(options.flusher.has_threads());
         Core {
             disk,
             identity,
@@ -101,7 +103,7 @@ impl Core {
             metrics,
             failed: watch::Sender::new(None),
             active_room: AtomicU64::new(0),
-            started: Instant::now(),
+            awake,
             busy_since: AtomicU64::new(0),
         }
     }
@@ -122,7 +124,7 @@ impl Core {
     /// Marks the time between two calls as spent on the disk.
     pub(super) fn busy(&self, busy: bool) {
         let since = match busy {
-            true => self.started.elapsed().as_micros() as u64 + 1,
+            true => self.awake.now().as_micros() as u64 + 1,
             false => 0,
         };
         self.busy_since.store(since, Ordering::Release);
@@ -130,7 +132,7 @@ impl Core {
 
     pub(super) fn check_stall(&self) -> Option<io::Error> {
         let since = self.busy_since.load(Ordering::Acquire);
-        let now = self.started.elapsed().as_micros() as u64 + 1;
+        let now = self.awake.now().as_micros() as u64 + 1;
         let stalled = if since == 0 { 0 } else { now.saturating_sub(since) };
         self.metrics.stall_micros.store(stalled, Ordering::Relaxed);
         let max = self.options.stall_max;

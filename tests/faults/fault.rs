@@ -135,9 +135,6 @@ struct Active {
     undo: Undo,
 }
 
-/// What a member says that ends because its disk takes far too long, as it is meant to.
-const STALLED: &str = "the log's disk took longer than";
-
 /// Faults that are at work at one time.
 const ACTIVE_MAX: usize = 2;
 
@@ -251,10 +248,7 @@ impl Faults {
                 // It is started again when its disk is well.
                 continue;
             }
-            // One that stood still in the midst of a write cannot tell that from a disk that did.
-            if !how.contains(STALLED) {
-                self.fallen.push(format!("m{member} ended: {how}"));
-            }
+            self.fallen.push(format!("m{member} ended: {how}"));
             self.start(cluster, member);
         }
     }

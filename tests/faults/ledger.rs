@@ -42,7 +42,7 @@ pub enum Line {
         seeds: u64,
         simulated_seconds: u64,
         real_seconds: u64,
-        /// Of all processors together.
+        /// Of processors, together. The first line counts what its processes waited for one, too.
         #[serde(default)]
         busy_seconds: u64,
         faults: u64,
@@ -92,17 +92,20 @@ pub enum Line {
     },
 }
 
-/// The tree that is measured, as git names it; with a mark where it was changed since.
+/// The tree that is measured, as git names it; with a mark where anything but the ledger was changed since.
 #[must_use]
 pub fn commit() -> String {
-    let described = std::process::Command::new("git")
-        .args(["describe", "--always", "--dirty", "--abbrev=10"])
-        .output();
-    match described {
-        Ok(output) if output.status.success() => {
-            String::from_utf8_lossy(&output.stdout).trim().to_owned()
-        }
-        _ => "unknown".to_owned(),
+    let git = |arguments: &[&str]| std::process::Command::new("git").args(arguments).output();
+    let described = git(&["describe", "--always", "--abbrev=10"]);
+    let Some(described) = described.ok().filter(|output| output.status.success()) else {
+        return "unknown".to_owned();
+    };
+    let commit = String::from_utf8_lossy(&described.stdout).trim().to_owned();
+    let but = [":(top,exclude)tests/ledger.jsonl", ":(top,exclude)docs/ledger.md"];
+    let changed = git(&["diff", "--quiet", "HEAD", "--", ":/", but[0], but[1]]);
+    match changed {
+        Ok(output) if output.status.success() => commit,
+        _ => commit + "-dirty",
     }
 }
 

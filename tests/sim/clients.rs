@@ -33,9 +33,13 @@ pub struct Ground {
     doors: RefCell<Vec<(u64, Replica)>>,
     began: Instant,
     counter: Cell<u64>,
-    /// How long a client rests between two requests, at most, and how long it waits for an answer.
-    pub rest_max: Duration,
+    /// How long a client rests between two requests, at most, while anything befalls the cluster. Watches last
+    /// as long by it in peace, too: what is on a member that fell shows nothing any more.
+    pub(crate) rest_busy: Duration,
+    /// How long it waits for an answer.
     patience: Duration,
+    /// So many times as long it rests in peace; 1 while anything befalls the cluster.
+    pub slow: Cell<u32>,
     pub newest: Cell<u64>,
     pub compacted: Cell<u64>,
     pub snapshots: Cell<u64>,
@@ -44,14 +48,15 @@ pub struct Ground {
 
 impl Ground {
     #[must_use]
-    pub fn new(rest_max: Duration, patience: Duration) -> Rc<Ground> {
+    pub fn new(rest_busy: Duration, patience: Duration) -> Rc<Ground> {
         Rc::new(Ground {
             history: RefCell::default(),
             doors: RefCell::default(),
             began: Instant::now(),
             counter: Cell::new(0),
-            rest_max,
+            rest_busy,
             patience,
+            slow: Cell::new(1),
             newest: Cell::new(1),
             compacted: Cell::new(0),
             snapshots: Cell::new(0),
@@ -62,6 +67,12 @@ impl Ground {
     #[must_use]
     pub fn now(&self) -> Micros {
         u64::try_from(self.began.elapsed().as_micros()).unwrap_or(Micros::MAX)
+    }
+
+    /// How long a client rests at most, as things are.
+    #[must_use]
+    pub fn rest_max(&self) -> Duration {
+        self.rest_busy * self.slow.get()
     }
 
     /// Which members clients may ask from now on.
@@ -212,7 +223,7 @@ impl Client {
     }
 
     pub(crate) async fn rest(&mut self) {
-        sleep(self.ground.rest_max.mul_f64(self.random.random_range(0.02..1.0))).await;
+        sleep(self.ground.rest_max().mul_f64(self.random.random_range(0.02..1.0))).await;
     }
 
     /// Everything there is to do with keys, drawn anew each time.

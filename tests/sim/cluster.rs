@@ -72,6 +72,7 @@ pub struct Cluster {
     lying: bool,
     reclaim_one_in: u32,
     ring_bytes: usize,
+    segment_bytes: u64,
     next: u64,
     pub power_cuts: u64,
     /// Whose disks were made to fail: they are to stop.
@@ -100,6 +101,7 @@ impl Cluster {
             lying,
             reclaim_one_in: mix.reclaim_one_in,
             ring_bytes: mix.ring_bytes,
+            segment_bytes: mix.segment_bytes,
             next: 1,
             power_cuts: 0,
             failing: BTreeSet::new(),
@@ -184,7 +186,7 @@ impl Cluster {
             },
             log_disk: Arc::new(member.log_disk.clone()),
             log: log::Options {
-                segment_bytes: 4 << 20,
+                segment_bytes: self.segment_bytes,
                 flusher: FlusherMode::Inline,
                 zeros_written_ahead: false,
                 ..log::Options::default()

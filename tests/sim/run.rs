@@ -26,6 +26,10 @@ use crate::swarm::{self, Kind, Mix};
 /// A run that takes longer than this of its own time has come to a stand.
 const RUN_MAX: Duration = Duration::from_secs(4 * 3600);
 const CLIENTS: u32 = 5;
+/// How likely peace follows on a fault, in clusters that have any.
+const CALM_SHARE: f64 = 0.2;
+/// In peace clients are so many times as slow.
+const CALM_SLOW: u32 = 30;
 const WATCHERS: u32 = 3;
 const WITNESSES: u32 = 2;
 
@@ -115,9 +119,11 @@ async fn run(seed: u64, choice: &Choice) -> Result<Ended, String> {
     if lying {
         mix.kinds = vec![Kind::PowerCut, Kind::PowerCutOfAll, Kind::Heal];
         mix.rounds = 20;
+        mix.calm_max = None;
     }
     if !choice.only.is_empty() {
         mix.kinds.clone_from(&choice.only);
+        mix.calm_max = None;
     }
     mix.members = choice.members.unwrap_or(mix.members);
     mix.rounds = choice.rounds.unwrap_or(mix.rounds);
@@ -155,6 +161,12 @@ async fn run(seed: u64, choice: &Choice) -> Result<Ended, String> {
                     }
                 }
                 restart_those_that_stopped(&mut cluster, &ground, &mut counts, lying).await?;
+                if let Some(longest) = mix.calm_max
+                    && random.random_bool(CALM_SHARE)
+                {
+                    let time = longest.mul_f64(random.random_range(0.1..1.0));
+                    calm(&mut cluster, &ground, time).await?;
+                }
             }
             let rest = settle(&mut cluster, &ground, &last, &mut counts, lying).await?;
             for witness in &mut witnesses {
@@ -182,6 +194,17 @@ async fn run(seed: u64, choice: &Choice) -> Result<Ended, String> {
         }
     }
     Ok(ended)
+}
+
+/// The cluster is made whole and nothing befalls it for a while.
+async fn calm(cluster: &mut Cluster, ground: &Ground, time: Duration) -> Result<(), String> {
+    let from = ground.now();
+    whole(cluster, ground).await?;
+    ground.slow.set(CALM_SLOW);
+    sleep(time).await;
+    ground.slow.set(1);
+    note(ground, format!("peace for {} s", time.as_secs()), from);
+    Ok(())
 }
 
 /// One fault, or an operator's deed.

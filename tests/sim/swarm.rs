@@ -61,6 +61,9 @@ const KINDS: [Kind; 16] = [
     Kind::Heal,
 ];
 
+/// Far more than clients write at a time.
+const ENTRY_BYTES: usize = 64 << 10;
+
 /// What one seed drew.
 #[derive(Clone, Debug)]
 pub struct Mix {
@@ -69,6 +72,9 @@ pub struct Mix {
     pub kinds: Vec<Kind>,
     /// Between two faults, at most.
     pub pause_max_ms: u64,
+    /// Between some of them the cluster is whole and lives in peace for so long, at most. Leases are written
+    /// down, history and copies of the store given up meanwhile; what comes after meets an old cluster.
+    pub calm_max: Option<Duration>,
     /// How likely one that is down is started in a round.
     pub start: f64,
     /// How long a client rests between two requests, at most.
@@ -77,6 +83,8 @@ pub struct Mix {
     pub reclaim_one_in: u32,
     /// Events that members keep in memory; who asks for older ones reads the tables.
     pub ring_bytes: usize,
+    /// Of the log: small ones are begun and given up under way.
+    pub segment_bytes: u64,
     pub config: Config,
 }
 
@@ -88,6 +96,9 @@ impl Mix {
         kinds.extend([Kind::PowerCut, Kind::Heal]);
         // Slow clusters are not busier: they live longer, with other ratios of everything.
         let pace = [1, 1, 2, 4, 10][random.random_range(0..5)];
+        // Peace is cheap where hearts beat slowly, and at the product's own pace (2) it is as real.
+        let calm = pace > 1 && random.random_bool(0.4);
+        let calm_max = calm.then(|| Duration::from_secs(random.random_range(60..900)));
         let request_timeout_ms = if pace > 2 { 9000 } else { 3000 };
         let config = Config {
             election_timeout_ms: (300 * pace, 600 * pace),
@@ -97,6 +108,8 @@ impl Mix {
             lease_checkpoint_interval: Duration::from_secs(random.random_range(1..20)),
             log_entries_kept: random.random_range(10..300),
             batch_commands_max: random.random_range(1..64),
+            batch_bytes_max: ENTRY_BYTES,
+            request_bytes_max: ENTRY_BYTES,
             ..Config::default()
         };
         Mix {
@@ -104,9 +117,11 @@ impl Mix {
             rounds: random.random_range(10..60),
             kinds,
             pause_max_ms: random.random_range(200..3000) * pace,
+            calm_max,
             start: random.random_range(0.3..0.9),
             rest_max: Duration::from_millis(60 * pace),
             reclaim_one_in: [0, 20, 200][random.random_range(0..3)],
+            segment_bytes: [256 << 10, 512 << 10, 2 << 20][random.random_range(0..3)],
             ring_bytes: [1 << 10, 64 << 10, 16 << 20][random.random_range(0..3)],
             config,
         }

@@ -66,9 +66,9 @@ impl Client {
             };
             let mut watcher = begin(&self, member, &replica, &mut session);
             drop(replica);
-            let until = Instant::now() + self.ground.rest_max * self.random.random_range(3..80);
+            let until = Instant::now() + self.ground.rest_busy * self.random.random_range(3..80);
             while Instant::now() < until && !self.ground.stop.get() {
-                let rest = self.ground.rest_max.mul_f64(self.random.random_range(0.01..4.0));
+                let rest = self.ground.rest_max().mul_f64(self.random.random_range(0.01..4.0));
                 // Some do not listen for a while, and ask how far they are before they do again.
                 if self.random.random_bool(0.2) {
                     sleep(rest).await;
@@ -126,7 +126,7 @@ impl Client {
             };
             let mut watcher = begin(&self, member, &replica, &mut session);
             drop(replica);
-            let life = self.ground.rest_max * self.random.random_range(4..80);
+            let life = self.ground.rest_busy * self.random.random_range(4..80);
             let until = Instant::now() + life;
             while !seen_all(next) {
                 let delivery = match tokio::time::timeout_at(until, watcher.next()).await {

@@ -2,13 +2,15 @@
 //!
 //! `workload` makes operations, runs them and knows what a reopened log may hold; `basic` is the
 //! face without faults; `crash` cuts the power everywhere; `damage` breaks every byte; `failure`
-//! has the disk refuse; `real` does some of it with threads on a real file system.
+//! has the disk refuse; `real` does some of it with threads on a real file system; `stopped` stops the
+//! process.
 
 mod basic;
 mod crash;
 mod damage;
 mod failure;
 mod real;
+mod stopped;
 mod workload;
 
 use std::sync::Arc;

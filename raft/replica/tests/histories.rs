@@ -6,8 +6,9 @@
 //!
 //! Time stands still, and a seed decides the faults, the delays, the elections and what clients do. What it
 //! does not decide is who is woken first of several that wait for one value: tokio draws that. So a seed
-//! comes close to being a run, and one that fails is to be tried a few times. `KONTIKI_SEED` runs one
-//! seed, `KONTIKI_SEEDS` another number.
+//! comes close to being a run, and one that fails is to be tried a few times. `tests/sim` has runs again
+//! exactly, by putting the kernel's chance out of its programs; these tests share a program with those whose
+//! keys must not be guessed, so it stays in. `KONTIKI_SEED` runs one seed, `KONTIKI_SEEDS` another number.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -211,7 +211,11 @@ fn aims(lines: &[Line], page: &mut String) {
         ),
         (
             "2 simulated time",
-            format!("{days:.2} days, {} times real time", sim.simulated / sim.real.max(1)),
+            format!(
+                "{days:.2} days, {} times processor time, {} faults an hour",
+                sim.simulated / sim.busy.max(1),
+                sim.faults * 3600 / sim.simulated.max(1)
+            ),
             "-".into(),
             "30 days",
         ),
@@ -333,15 +337,16 @@ fn simulated(lines: &[Line], page: &mut String) {
     let hours = sum.simulated as f64 / 3600.0;
     let ratio = sum.simulated as f64 / sum.real.max(1) as f64;
     let each = sum.simulated as f64 / sum.busy.max(1) as f64;
+    let hourly = sum.faults as f64 / hours.max(0.001);
     let Simulated { seeds, faults, cuts, damages, known, changes, operations, .. } = sum;
     let _ = write!(
         page,
         "\n## Simulated clusters\n\n\
-         | seeds | simulated hours | over real time | over each process' time | faults | power \
-         cuts | damaged logs | of these refused | members changed | operations judged | \
-         violations |\n|---|---|---|---|---|---|---|---|---|---|---|\n\
-         | {seeds} | {hours:.1} | {ratio:.0} | {each:.0} | {faults} | {cuts} | {damages} | \
-         {known} | {changes} | {operations} | {} |\n",
+         | seeds | simulated hours | over real time | over processor time | faults | a simulated \
+         hour | power cuts | damaged logs | of these refused | members changed | operations judged \
+         | violations |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n\
+         | {seeds} | {hours:.1} | {ratio:.0} | {each:.0} | {faults} | {hourly:.0} | {cuts} | \
+         {damages} | {known} | {changes} | {operations} | {} |\n",
         sum.violations
     );
 }

@@ -20,6 +20,10 @@ use tokio::time::Instant;
 use one::Told;
 use sum::Sum;
 
+/// As the product has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs whole clusters on simulated time, network and disks
 #[derive(Clone, Parser)]
 #[command(after_help = "\

@@ -10,7 +10,7 @@ use crate::one::Told;
 pub struct Sum {
     pub seeds: u64,
     pub simulated: Duration,
-    /// Of all processes together.
+    /// Processor time of all seeds.
     pub busy: Duration,
     pub counts: Counts,
     pub operations: u64,
