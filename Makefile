@@ -58,6 +58,12 @@ bench-api: build ## measure the Kubernetes API, beside figures of kube-apiserver
 bench-cluster: build ## measure controllers and scheduler with thousands of hollow nodes (ARGS="--quick" ...)
 	@$(WITH) cargo run --quiet --release --package kontiki-beside -- cluster $(ARGS)
 
+.PHONY: bench-node
+bench-node: build ## measure a machine with containers, as root: start, memory, size (ARGS="--quick" ...)
+	@$(WITH) cargo build --quiet --release --package kontiki-beside
+	@unshare --net --mount --pid --mount-proc --fork --kill-child -- sh -c \
+		'ip link set lo up; mount -t tmpfs tmpfs /run; target/release/beside node $(ARGS); exit $$?'
+
 .PHONY: faults
 faults: build ## break clusters of real processes and judge what clients saw (ARGS="--members 5 --minutes 30" ...)
 	@$(WITH) cargo build --release --quiet --workspace --bin faults
@@ -71,6 +77,10 @@ sim: setup ## whole clusters on simulated time, network and disks, by seed (ARGS
 .PHONY: conformance
 conformance: build ## upstream's conformance suite against `kontiki start` (KUBERNETES=dir or E2E=file, GROUP, FOCUS)
 	@tests/conformance/run
+
+.PHONY: fuzz
+fuzz: setup ## libFuzzer on every target of fuzz/ for half a minute each (TARGETS="rows log", SECONDS_EACH=600)
+	@SECONDS_EACH=$(or $(SECONDS_EACH),30) .ci/fuzz $(TARGETS)
 
 .PHONY: mutants
 mutants: setup ## plant bugs in a copy of the tree; each must be caught (ARGS="vote-not-persisted" for one)

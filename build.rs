@@ -13,8 +13,18 @@ use std::process::Command;
 const DEMO: &str = "src/agent/images/demo/main.rs";
 
 fn main() -> Result<(), Box<dyn Error>> {
+    fold()?;
     runtime_interface()?;
     demo()
+}
+
+/// Generic code leaves many functions that are the same byte for byte; lld, which is this target's linker,
+/// keeps one of each. Only where the binary is to be small: it takes time.
+fn fold() -> Result<(), Box<dyn Error>> {
+    if env::var("PROFILE")? == "release" && env::var("TARGET")? == "x86_64-unknown-linux-gnu" {
+        println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
+    }
+    Ok(())
 }
 
 fn runtime_interface() -> Result<(), Box<dyn Error>> {

@@ -17,6 +17,8 @@ struct Set {
     encoded: &'static [&'static str],
     /// Whether the house is its client, too.
     client: bool,
+    /// What makes bytes of messages and messages of bytes.
+    codec: &'static str,
 }
 
 const SETS: &[Set] = &[
@@ -26,8 +28,15 @@ const SETS: &[Set] = &[
         // An event is encoded once, however many watch.
         encoded: &["etcdserverpb.WatchResponse.events"],
         client: false,
+        codec: "crate::etcd::codec::Codec",
     },
-    Set { name: "node", files: &["node.proto"], encoded: &[], client: true },
+    Set {
+        name: "node",
+        files: &["node.proto"],
+        encoded: &[],
+        client: true,
+        codec: "tonic_prost::ProstCodec",
+    },
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -48,6 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .build_transport(false)
             // Keys and values share the buffer they arrived in.
             .bytes(".")
+            .codec_path(set.codec)
             .emit_rerun_if_changed(false)
             .compile_fds(descriptors)?;
     }

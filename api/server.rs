@@ -142,11 +142,13 @@ impl Server {
             peers: config.peers,
             stop: stop.child_token(),
         });
+        let metrics = Arc::new(metrics(config.audit.as_deref()));
+        metrics.register(|registry| node::count(&sessions, registry));
         let front = Arc::new(Front {
             road: road.clone(),
             authenticator: config.authenticator.unwrap_or(authentication),
             health,
-            metrics: Arc::new(metrics(config.audit.as_deref())),
+            metrics,
             limits: config.limits,
             nodes: Arc::new(sessions.clone()),
             pages: pages(&tokens, &config.bootstrap.server),

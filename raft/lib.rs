@@ -4,7 +4,8 @@
 //! change the membership. Whoever holds one never needs to know who leads.
 //! [`recovery`] is for directories on which no member runs.
 //! Below it openraft decides, [`log`] keeps entries durably, `state_machine` hands them to the store, and
-//! [`network`] carries messages between masters. openraft's names stay inside this crate.
+//! [`network`] carries messages between masters, [`trust`] says what TLS believes where that is not the
+//! web's rule. openraft's names stay inside this crate.
 
 pub mod error;
 pub mod lifecycle;
@@ -14,6 +15,7 @@ pub mod network;
 pub mod recovery;
 pub mod replica;
 pub mod runtime;
+pub mod trust;
 pub mod types;
 
 mod batcher;

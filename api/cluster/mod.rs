@@ -11,6 +11,7 @@
 pub mod token;
 pub mod wire;
 
+mod archives;
 mod join;
 mod operators;
 mod records;
@@ -20,6 +21,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+pub use archives::ArchiveRecord;
 pub use records::Records;
 
 use std::sync::Arc;
@@ -68,6 +70,7 @@ pub struct Front {
     /// How peers reach this master, also where the membership does not say so yet.
     pub peer: kontiki_raft::Peer,
     pub settings: ClusterSettings,
+    pub archives: ArchiveRecord,
     pub started: Instant,
 }
 
@@ -93,6 +96,7 @@ impl Front {
             me,
             peer,
             settings,
+            archives: ArchiveRecord::default(),
             started: Instant::now(),
         })
     }

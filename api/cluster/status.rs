@@ -38,6 +38,7 @@ pub(super) fn of(front: &Front) -> Status {
         certificates: front.pki.certificates(),
         alarms: replica.room().err().map(|error| error.to_string()).into_iter().collect(),
         sync_p99_ms: percentile_ms(&replica.log_syncs(), 0.99),
+        archives: front.archives.shown(),
         settings: Records::settings_in(store).ok().flatten(),
     }
 }

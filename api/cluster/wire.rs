@@ -197,6 +197,9 @@ pub struct Status {
     pub alarms: Vec<String>,
     /// The 99th percentile of the log's syncs, in milliseconds: an upper bound, by buckets.
     pub sync_p99_ms: Option<f64>,
+    /// The archives that are made by schedule; absent where none are.
+    #[serde(default)]
+    pub archives: Option<Archives>,
     pub settings: Option<ClusterSettings>,
 }
 
@@ -204,6 +207,27 @@ pub struct Status {
 pub struct Size {
     pub disk_bytes: u64,
     pub memory_bytes: u64,
+}
+
+/// How the archives fare that a master makes by schedule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Archives {
+    pub every_s: u64,
+    /// Where the one that leads copies them.
+    pub target: Option<String>,
+    /// Since the last turn that was done as a whole; absent before the first.
+    pub made_ago_s: Option<u64>,
+    /// What the last turn failed by, if it did.
+    pub failure: Option<ArchiveFailure>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveFailure {
+    pub reason: String,
+    /// Turns that have failed one after the other.
+    pub turns: u64,
+    /// Since the last of them.
+    pub ago_s: u64,
 }
 
 /// A certificate in use.

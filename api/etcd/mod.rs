@@ -11,6 +11,7 @@
 mod auth;
 mod calls;
 mod cluster;
+mod codec;
 mod control;
 mod election;
 mod front;

@@ -1,27 +1,37 @@
 //! One connection, from its handshake to its end.
 //!
+//! What it has to say is gathered ([`super::gathered`]) and goes out once for each turn in which it is
+//! driven ([`super::turn`]).
+//!
 //! Keeps: a connection that has proved itself and then says nothing is closed after
 //! [`Limits::header_wait_max`]; after its first request an HTTP/2 connection may rest for as long as it
-//! answers pings, because watches are quiet.
+//! answers pings, because watches are quiet. One whose client is not believed any more takes no request, and
+//! is closed after [`Limits::grace`]; handed on to somebody, as for a shell, it is cut at once.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use kontiki_raft::trust::Proof;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use super::{Limits, Peer};
+use super::frames::Full;
+use super::gathered::{Flush, Gathered};
+use super::turn::Turn;
+use super::{Limits, Peer, Shaken};
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -37,27 +47,31 @@ const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 const SEND_BYTES_MAX: usize = 1 << 20;
 
 pub(super) async fn converse(
-    stream: TlsStream<TcpStream>,
-    address: SocketAddr,
+    shaken: Shaken,
     router: axum::Router,
     limits: Limits,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 ) {
+    let Shaken { stream, address, mut held } = shaken;
     let session = stream.get_ref().1;
-    let certificates = session.peer_certificates().unwrap_or_default();
-    let certificates = certificates.iter().map(|given| given.clone().into_owned()).collect();
+    let proof = Proof::just_shown(session.peer_certificates());
     let http2 = session.alpn_protocol() == Some(b"h2");
-    let peer = Peer { certificates, address };
+    let peer = Peer { certificates: Arc::clone(&proof.chain), address };
     let spoken = Arc::new(AtomicBool::new(false));
+    let under_way = Arc::new(AtomicUsize::new(0));
 
     let service = {
-        let spoken = Arc::clone(&spoken);
+        let (spoken, under_way) = (Arc::clone(&spoken), Arc::clone(&under_way));
         service_fn(move |mut request: http::Request<Incoming>| {
             spoken.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(peer.clone());
-            let answer: Answer =
-                Box::pin(router.clone().oneshot(request.map(axum::body::Body::new)));
+            let one = UnderWay::new(&under_way);
+            let answered = router.clone().oneshot(request.map(axum::body::Body::new));
+            let answer: Answer = Box::pin(async move {
+                let answer = answered.await?;
+                Ok(answer.map(|body| Answering { body: Full(body), _one: one }))
+            });
             answer
         })
     };
@@ -65,16 +79,32 @@ pub(super) async fn converse(
     // stop in the middle of it.
     let builder = builder(limits, tasks);
     let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
+    // An HTTP/1 connection may be handed on, to somebody who is not driven from here.
+    let flush = if http2 { Flush::ByOutlet } else { Flush::ByWriter };
+    let (stream, mut outlet) = Gathered::new(stream, flush);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    tokio::pin!(connection);
+    let mut connection = Box::pin(connection);
+    let mut turn = Turn::new();
 
     let silence = tokio::time::sleep(limits.header_wait_max);
     tokio::pin!(silence);
     let mut listening = true;
-    let mut closing = false;
+    let (mut closing, mut disowned) = (false, false);
+    let cut = tokio::time::sleep(Duration::MAX);
+    tokio::pin!(cut);
     let ended = loop {
+        let driven = poll_fn(|context| {
+            let busy = http2 && under_way.load(Ordering::Relaxed) > 1;
+            turn.poll(context, busy, |context| {
+                let ended = connection.as_mut().poll(context);
+                match outlet.flush(context) {
+                    Poll::Ready(Err(error)) if ended.is_pending() => Poll::Ready(Err(error.into())),
+                    _ => ended,
+                }
+            })
+        });
         tokio::select! {
-            ended = &mut connection => break ended,
+            ended = driven => break ended,
             () = &mut silence, if listening => {
                 if !spoken.load(Ordering::Relaxed) {
                     tracing::debug!(%address, "connection sent no request");
@@ -82,19 +112,85 @@ pub(super) async fn converse(
                 }
                 listening = false;
             }
+            () = held.until_disowned(&proof), if !disowned => {
+                tracing::info!(%address, "a connection is closed: its CA is not believed any more");
+                connection.as_mut().graceful_shutdown();
+                turn.ring();
+                cut.as_mut().reset(Instant::now() + limits.grace);
+                (closing, disowned) = (true, true);
+            }
+            () = &mut cut, if disowned => return,
             () = shutdown.cancelled(), if !closing => {
                 connection.as_mut().graceful_shutdown();
+                turn.ring();
                 closing = true;
             }
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%address, error = %*error, "connection ended");
+        tracing::debug!(%address, ?error, "connection ended");
     }
+    drop(connection);
+    // Handed on to somebody else, it is still of the client that proved itself here.
+    let distrusted = async {
+        if !disowned {
+            held.until_disowned(&proof).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = outlet.let_go() => return,
+        () = shutdown.cancelled() => return,
+        () = distrusted => {}
+    }
+    tracing::info!(%address, "a stream is cut: its CA is not believed any more");
+    outlet.cut();
 }
 
 type Answer =
-    Pin<Box<dyn Future<Output = Result<axum::response::Response, Infallible>> + Send + 'static>>;
+    Pin<Box<dyn Future<Output = Result<http::Response<Answering>, Infallible>> + Send + 'static>>;
+
+/// One request of its connection, until its answer is out or given up.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    fn new(count: &Arc<AtomicUsize>) -> UnderWay {
+        count.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(count))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of an answer, which is what a request is under way for longest.
+struct Answering {
+    body: Full,
+    _one: UnderWay,
+}
+
+impl http_body::Body for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        http_body::Body::poll_frame(Pin::new(&mut self.body), context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        http_body::Body::is_end_stream(&self.body)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        http_body::Body::size_hint(&self.body)
+    }
+}
 
 fn builder(limits: Limits, tasks: TaskTracker) -> auto::Builder<Tracked> {
     let mut builder = auto::Builder::new(Tracked(tasks));

@@ -1,14 +1,18 @@
 //! Takes TLS connections and hands their requests to a router; every port of a front is one of these.
 //!
 //! Keeps: each request carries a [`Peer`]: where it comes from and which certificates its sender has
-//! proved to own. Certificates and trusted CAs can be swapped while connections stand ([`TlsSource`]).
+//! proved to own. Certificates and trusted CAs can be swapped while connections stand ([`TlsSource`]); a
+//! connection whose client is not believed any more ends within [`Limits::grace`].
 //! Keeps: what arrives is bounded before it is trusted: handshakes, connections, headers, streams. Of too
 //! many handshakes the oldest is dropped, because an honest one takes milliseconds; of too many
 //! connections the newest is refused.
 //! Never: speaks plain text, or stops because of what a client sends.
 
 mod connection;
+mod frames;
+mod gathered;
 mod tls;
+mod turn;
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +32,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use tls::Held;
 
 /// Who sent a request: an extension of each.
 #[derive(Clone, Debug)]
@@ -49,7 +55,8 @@ pub struct Limits {
     pub header_wait_max: Duration,
     /// Requests under way on one HTTP/2 connection. A client multiplexes all its watches on one.
     pub streams_max: u32,
-    /// How long requests may go on after the port was told to close.
+    /// How long requests may go on after the port was told to close, or their client is not believed any
+    /// more.
     pub grace: Duration,
 }
 
@@ -122,15 +129,14 @@ impl Listener {
                 Some(_) = connections.join_next() => {}
                 Some(shaken) = handshakes.under_way.join_next() => {
                     // Failed ones have been spoken of where they failed.
-                    let Ok(Some((stream, address))) = shaken else { continue };
+                    let Ok(Some(shaken)) = shaken else { continue };
                     if connections.len() >= limits.connections_max {
-                        let max = limits.connections_max;
+                        let (address, max) = (shaken.address, limits.connections_max);
                         tracing::warn!(%address, max, "too many connections, one is refused");
                         continue;
                     }
                     connections.spawn(connection::converse(
-                        stream,
-                        address,
+                        shaken,
                         router.clone(),
                         limits,
                         tasks.clone(),
@@ -159,10 +165,17 @@ impl Listener {
     }
 }
 
+/// A connection whose client has proved what it is.
+struct Shaken {
+    stream: TlsStream<TcpStream>,
+    address: SocketAddr,
+    held: Held,
+}
+
 /// Connections that are not connections yet.
 #[derive(Default)]
 struct Handshakes {
-    under_way: JoinSet<Option<(TlsStream<TcpStream>, SocketAddr)>>,
+    under_way: JoinSet<Option<Shaken>>,
     oldest_first: VecDeque<AbortHandle>,
 }
 
@@ -174,10 +187,11 @@ impl Handshakes {
         {
             oldest.abort();
         }
-        let acceptor = TlsAcceptor::from(tls.current());
+        let held = tls.held();
+        let acceptor = TlsAcceptor::from(Arc::clone(&held.server));
         let handshake = self.under_way.spawn(async move {
             match timeout(limits.handshake_wait_max, shake_hands(stream, acceptor)).await {
-                Ok(Ok(stream)) => return Some((stream, address)),
+                Ok(Ok(stream)) => return Some(Shaken { stream, address, held }),
                 Ok(Err(reason)) => tracing::debug!(%address, %reason, "connection refused"),
                 Err(_) => tracing::debug!(%address, "connection was slow to prove itself"),
             }

@@ -66,6 +66,21 @@ fn client(ca: &Authority, me: Option<&Authority>, alpn: &[&[u8]]) -> TlsConnecto
     TlsConnector::from(Arc::new(config))
 }
 
+/// Takes over the connection, and says again what it hears.
+async fn raw(request: axum::extract::Request) -> http::Response<axum::body::Body> {
+    tokio::spawn(async move {
+        let taken = hyper::upgrade::on(request).await.unwrap();
+        let (mut reader, mut writer) = tokio::io::split(TokioIo::new(taken));
+        tokio::io::copy(&mut reader, &mut writer).await.ok();
+    });
+    http::Response::builder()
+        .status(101)
+        .header("connection", "upgrade")
+        .header("upgrade", "raw")
+        .body(axum::body::Body::empty())
+        .unwrap()
+}
+
 /// A port that is served.
 struct Port {
     address: std::net::SocketAddr,
@@ -94,6 +109,14 @@ impl Port {
                 }),
             )
             .route(
+                "/pieces",
+                get(|| async {
+                    let pieces = ["", "some", "", "thing", ""];
+                    let pieces = pieces.map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece)));
+                    axum::body::Body::from_stream(futures::stream::iter(pieces))
+                }),
+            )
+            .route(
                 "/slow",
                 get(move || async move {
                     slow.add_permits(1);
@@ -107,6 +130,7 @@ impl Port {
                     std::future::pending::<()>().await;
                 }),
             );
+        let router = router.route("/raw", get(raw));
         let served = tokio::spawn(listener.serve(router, stop.clone()));
         Port { address, waiting, source, stop, served }
     }
@@ -189,6 +213,79 @@ async fn new_material_counts_for_the_next_connection_and_bad_material_for_none()
 }
 
 #[tokio::test]
+async fn a_connection_ends_when_its_client_is_not_believed_any_more_and_the_others_go_on() {
+    let (old, new) = (authority(), authority());
+    let limits = Limits { grace: Duration::from_millis(200), ..Limits::default() };
+    let both = TlsConfig {
+        client_ca_pem: [old.pem(), new.pem()].concat().into(),
+        ..config(&old, Clients::MayProve)
+    };
+    let port = Port::open(&both, limits).await;
+    let request = |path: &str| {
+        let request = http::Request::get(format!("https://localhost{path}"));
+        request.body(Empty::<Bytes>::new()).unwrap()
+    };
+    let mut connections = Vec::new();
+    for me in [Some(&old), Some(&new), None] {
+        let stream = port.connect(&client(&old, me, &[b"h2"])).await.unwrap();
+        let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+            .await
+            .unwrap();
+        let never = tokio::spawn(sender.clone().send_request(request("/never")));
+        connections.push((sender, tokio::spawn(connection), never));
+    }
+    let mut idle = port.connect(&client(&old, Some(&old), &[b"http/1.1"])).await.unwrap();
+    idle.write_all(b"GET /who HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    port.until_waiting(3).await;
+
+    // Another certificate of the port itself changes nothing for anybody.
+    port.source.replace(&both).unwrap();
+    assert!(connections[0].0.clone().send_request(request("/who")).await.is_ok());
+    port.source.replace(&config(&new, Clients::MayProve)).unwrap();
+    let (mut sender, driven, never) = connections.remove(0);
+    let ended = tokio::time::timeout(PATIENCE, driven).await.expect("the connection ends");
+    drop(ended.unwrap());
+    assert!(never.await.unwrap().is_err(), "what was under way is cut off");
+    assert!(sender.send_request(request("/who")).await.is_err());
+    assert!(until_end(idle).await.starts_with("HTTP/1.1 200"), "it was answered before");
+    for (mut sender, driven, never) in connections {
+        let answer = sender.send_request(request("/who")).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert!(!driven.is_finished() && !never.is_finished());
+    }
+    port.close().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_handed_on_is_cut_when_its_client_is_not_believed_any_more() {
+    let (old, new) = (authority(), authority());
+    let port = Port::open(&config(&old, Clients::MayProve), Limits::default()).await;
+    let mut streams = Vec::new();
+    for me in [Some(&old), None] {
+        let mut stream = port.connect(&client(&old, me, &[b"http/1.1"])).await.unwrap();
+        let asked = "GET /raw HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: raw\r\n\r\n";
+        stream.write_all(asked.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"));
+        streams.push(stream);
+    }
+    let mut said = [0; 4];
+    streams[0].write_all(b"ping").await.unwrap();
+    streams[0].read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"ping");
+    port.source.replace(&config(&new, Clients::MayProve)).unwrap();
+    assert_eq!(until_end(streams.remove(0)).await, "");
+    streams[0].write_all(b"pong").await.unwrap();
+    streams[0].read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"pong", "who proved nothing has nothing to lose");
+    port.close().await;
+}
+
+#[tokio::test]
 async fn a_thousand_requests_are_under_way_on_one_connection() {
     let ca = authority();
     let port = Port::open(&config(&ca, Clients::MayProve), Limits::default()).await;
@@ -220,6 +317,32 @@ async fn a_thousand_requests_are_under_way_on_one_connection() {
     drop(sender);
     port.close().await;
     tokio::time::timeout(PATIENCE, driven).await.expect("the connection ends").unwrap().unwrap();
+}
+
+/// Each list sent an empty frame, and after a hundred of them clients that use Rust's h2 0.4.20 cut the
+/// connection: "too_many_data_frames".
+#[tokio::test]
+async fn a_body_in_pieces_has_no_empty_frame_that_clients_take_for_an_attack() {
+    let ca = authority();
+    let port = Port::open(&config(&ca, Clients::MayProve), Limits::default()).await;
+    let stream = port.connect(&client(&ca, None, &[b"h2"])).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+        .await
+        .unwrap();
+    let driven = tokio::spawn(connection);
+    for _ in 0..150 {
+        let request = http::Request::get("https://localhost/pieces").body(Empty::new()).unwrap();
+        let mut body = sender.send_request(request).await.unwrap().into_body();
+        let mut whole = Vec::new();
+        while let Some(frame) = body.frame().await {
+            whole.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        }
+        assert_eq!(whole, b"something");
+    }
+    drop(sender);
+    port.close().await;
+    driven.await.unwrap().unwrap();
 }
 
 #[tokio::test]

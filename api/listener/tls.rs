@@ -1,17 +1,20 @@
 //! What a port proves itself with and whom it believes, swapped as a whole while it serves.
 //!
-//! Keeps: a new connection is checked by the material of the moment it is made; an error leaves the old
-//! material in use. There is no resumption: by it an old check would stand for a new one.
+//! Keeps: a new connection is checked by the material of the moment it is made, and its client again by
+//! what takes that one's place; an error leaves the old material in use. There is no resumption: by it an
+//! old check would stand for a new one.
 
 use std::fmt;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use kontiki_raft::trust::{Proof, until_disowned};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
+use tokio::sync::watch;
 
 /// Whether clients prove who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,22 +59,46 @@ impl TlsError {
 
 /// The material in use, shared by a port and whoever renews it.
 pub struct TlsSource {
-    current: ArcSwap<ServerConfig>,
+    current: watch::Sender<Arc<Material>>,
+}
+
+struct Material {
+    server: Arc<ServerConfig>,
+    /// What clients are checked by.
+    clients: Arc<dyn ClientCertVerifier>,
 }
 
 impl TlsSource {
     pub fn new(config: &TlsConfig) -> Result<Arc<TlsSource>, TlsError> {
-        Ok(Arc::new(TlsSource { current: ArcSwap::new(server(config)?) }))
+        let current = watch::Sender::new(Arc::new(Material::new(config)?));
+        Ok(Arc::new(TlsSource { current }))
     }
 
-    /// From now on every new connection uses `config`; those that stand go on.
+    /// From now on every new connection uses `config`; those that stand go on, unless their client would
+    /// not be let in any more.
     pub fn replace(&self, config: &TlsConfig) -> Result<(), TlsError> {
-        self.current.store(server(config)?);
+        self.current.send_replace(Arc::new(Material::new(config)?));
         Ok(())
     }
 
-    pub(super) fn current(&self) -> Arc<ServerConfig> {
-        self.current.load_full()
+    /// The material of now, for one connection.
+    pub(super) fn held(&self) -> Held {
+        let current = self.current.subscribe();
+        let server = Arc::clone(&current.borrow().server);
+        Held { server, current }
+    }
+}
+
+/// What a connection is made by, and word of what takes its place.
+pub(super) struct Held {
+    pub(super) server: Arc<ServerConfig>,
+    current: watch::Receiver<Arc<Material>>,
+}
+
+impl Held {
+    /// Returns when the client that has proved itself so would not be let in any more. Cancel safe.
+    pub(super) async fn until_disowned(&mut self, proof: &Proof) {
+        until_disowned(&mut self.current, |now| proof.is_client_of(&*now.clients)).await;
     }
 }
 
@@ -81,33 +108,35 @@ impl fmt::Debug for TlsSource {
     }
 }
 
-fn server(config: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
-    // Named, never taken from the process: another crate must not be able to choose for us.
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates("client CA", &config.client_ca_pem)? {
-        roots.add(certificate).map_err(|error| TlsError::new("client CA", error))?;
+impl Material {
+    fn new(config: &TlsConfig) -> Result<Material, TlsError> {
+        // Named, never taken from the process: another crate must not be able to choose for us.
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates("client CA", &config.client_ca_pem)? {
+            roots.add(certificate).map_err(|error| TlsError::new("client CA", error))?;
+        }
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let verifier = match config.clients {
+            Clients::MayProve => verifier.allow_unauthenticated(),
+            Clients::MustProve => verifier,
+        };
+        let clients = verifier.build().map_err(|error| TlsError::new("client CA", error))?;
+        let chain = certificates("certificate", &config.certificate_pem)?;
+        let key = PrivateKeyDer::from_pem_slice(&config.key_pem)
+            .map_err(|error| TlsError::new("key", error))?;
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| TlsError::new("protocol", error))?
+            .with_client_cert_verifier(clients.clone())
+            .with_single_cert(chain, key)
+            .map_err(|error| TlsError::new("certificate and key", error))?;
+        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        Ok(Material { server: Arc::new(server), clients })
     }
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-    let verifier = match config.clients {
-        Clients::MayProve => verifier.allow_unauthenticated(),
-        Clients::MustProve => verifier,
-    };
-    let verifier = verifier.build().map_err(|error| TlsError::new("client CA", error))?;
-    let chain = certificates("certificate", &config.certificate_pem)?;
-    let key = PrivateKeyDer::from_pem_slice(&config.key_pem)
-        .map_err(|error| TlsError::new("key", error))?;
-    let mut server = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TlsError::new("protocol", error))?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|error| TlsError::new("certificate and key", error))?;
-    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    server.session_storage = Arc::new(NoServerSessionStorage {});
-    server.send_tls13_tickets = 0;
-    Ok(Arc::new(server))
 }
 
 fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

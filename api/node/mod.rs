@@ -14,6 +14,7 @@
 mod assignments;
 mod beats;
 mod channel;
+mod counts;
 mod peers;
 pub mod pipe;
 mod quorum;
@@ -33,6 +34,7 @@ use crate::tunnel::wire::node_server::NodeServer;
 
 pub use assignments::digest;
 pub use channel::Channel;
+pub(crate) use counts::register as count;
 pub use peers::Peers;
 pub use sessions::{Parts, Sessions};
 

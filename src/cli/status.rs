@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures::future::join_all;
-use kontiki_api::cluster::wire::{Member, PREFIX, Status};
+use kontiki_api::cluster::wire::{Archives, Member, PREFIX, Status};
 use serde::Serialize;
 
 use super::operator::Operator;
@@ -131,6 +131,16 @@ fn problems(asked: &Status, others: &[Status], silent: &[Silent]) -> Vec<String>
         for alarm in &status.alarms {
             found.push(format!("{who}: {alarm}"));
         }
+        if let Some(Archives { failure: Some(failure), made_ago_s, .. }) = &status.archives {
+            let since = match made_ago_s {
+                Some(ago) => format!("since {} ago", seconds(signed(*ago))),
+                None => "since its start".to_owned(),
+            };
+            found.push(format!(
+                "{who}: no archive was made as a whole {since}, {} turns failed: {}",
+                failure.turns, failure.reason
+            ));
+        }
         if let Some(ms) = status.sync_p99_ms
             && ms > SYNC_TOLD_MS
         {
@@ -149,6 +159,10 @@ fn problems(asked: &Status, others: &[Status], silent: &[Silent]) -> Vec<String>
         }
     }
     found
+}
+
+fn signed(seconds: u64) -> i64 {
+    i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
 fn say(report: &Report) -> String {
@@ -212,7 +226,7 @@ fn say(report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use kontiki_api::cluster::wire::{Certificate, Size};
+    use kontiki_api::cluster::wire::{ArchiveFailure, Certificate, Size};
 
     use super::*;
 
@@ -248,6 +262,7 @@ mod tests {
             certificates: Vec::new(),
             alarms: Vec::new(),
             sync_p99_ms: Some(2.0),
+            archives: None,
             settings: None,
         }
     }
@@ -271,6 +286,12 @@ mod tests {
         });
         let mut other = status("2", "follower", 3);
         other.sync_p99_ms = Some(512.0);
+        other.archives = Some(Archives {
+            every_s: 43_200,
+            target: Some("s3://backups/prod".into()),
+            made_ago_s: Some(7200),
+            failure: Some(ArchiveFailure { reason: "no way".into(), turns: 3, ago_s: 5 }),
+        });
         let words = problems(&asked, &[other], &[silent]).join("\n");
         for part in [
             "2 of 3 voters answer",
@@ -278,6 +299,8 @@ mod tests {
             "m2 (2) is 5000 entries behind",
             "peer/member has expired",
             "the disk is slow",
+            "m2 (2): no archive was made as a whole since 2h",
+            "3 turns failed: no way",
         ] {
             assert!(words.contains(part), "{part:?} is missing in\n{words}");
         }

@@ -8,16 +8,14 @@
 use std::sync::Arc;
 
 use kontiki_api::cluster::token::fingerprint;
+use kontiki_raft::trust::{Shown, Verifier};
 use parking_lot::RwLock;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 
 use super::Error;
 use super::authority::Credentials;
@@ -41,9 +39,17 @@ pub fn client_config(trust: Trust, me: Option<&Credentials>) -> Result<Arc<Clien
         .map_err(unusable)?;
     let builder = match trust {
         Trust::Bundle(pem) => builder.with_root_certificates(roots(&pem)?),
-        Trust::Live(live) => builder.dangerous().with_custom_certificate_verifier(live),
+        Trust::Live(live) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Verifier::new(&provider, move |shown| {
+                live.believes(shown)
+            })),
         Trust::Fingerprint(ca) => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Pinned { ca, provider }))
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Verifier::new(&provider, move |shown| {
+                    leads_to(shown, ca)
+                }))
         }
     };
     let mut config = match me {
@@ -102,100 +108,20 @@ impl LiveTrust {
             .map_err(|error| Error::Unusable(format!("TLS: {error}")))
     }
 
-    fn current(&self) -> Arc<WebPkiServerVerifier> {
-        Arc::clone(&self.current.read())
+    fn believes(&self, shown: &Shown<'_>) -> Result<(), rustls::Error> {
+        let current = Arc::clone(&self.current.read());
+        let Shown { leaf, intermediates, name, ocsp, now, .. } = shown;
+        current.verify_server_cert(leaf, intermediates, name, ocsp, *now).map(drop)
     }
 }
 
-impl ServerCertVerifier for LiveTrust {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let current = self.current();
-        current.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.current().verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.current().verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.current().supported_verify_schemes()
-    }
-}
-
-/// Believes the CA with one fingerprint.
-#[derive(Debug)]
-struct Pinned {
-    ca: [u8; 32],
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let shown = intermediates.iter().find(|certificate| fingerprint(certificate) == self.ca);
-        let ca = shown.ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
-        let mut roots = RootCertStore::empty();
-        roots.add(ca.clone())?;
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(end_entity)?,
-            &roots,
-            intermediates,
-            now,
-            self.provider.signature_verification_algorithms.all,
-        )?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+/// Whether what a server shows leads to the CA with this fingerprint, which it has to show as well.
+fn leads_to(shown: &Shown<'_>, ca: [u8; 32]) -> Result<(), rustls::Error> {
+    let found = shown.intermediates.iter().find(|certificate| fingerprint(certificate) == ca);
+    let found = found.ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+    let mut roots = RootCertStore::empty();
+    roots.add(found.clone())?;
+    shown.leads_to(&roots)
 }
 
 /// A host as TLS names it.

@@ -8,7 +8,8 @@
 //!
 //! Keeps: what has that name is whole: it was checked after it was written. The newest ones stay, as
 //! many as were asked for; nothing else is touched, least of all what another cluster has in the bucket.
-//! A failed archive is told and made at the next turn, which then comes sooner; the master goes on.
+//! A failed archive is told, in the log and in `kontiki status`, and made at the next turn, which then comes
+//! sooner; the master goes on.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
+use kontiki_api::cluster::ArchiveRecord;
 use kontiki_raft::Replica;
 use kontiki_raft::replica::Role;
 use kontiki_raft::storage::snapshot::{Snapshot, archive};
@@ -44,9 +46,14 @@ pub async fn run(
     directory: PathBuf,
     schedule: Schedule,
     target: Option<Target>,
+    record: ArchiveRecord,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let folder = directory.join(FOLDER);
+    record.scheduled(
+        schedule.interval.as_secs().max(1),
+        target.as_ref().map(|target| target.folder.to_string()),
+    );
     let mut pause = schedule.interval;
     loop {
         tokio::select! {
@@ -68,8 +75,12 @@ pub async fn run(
             () = stop.cancelled() => return Ok(()),
         };
         pause = match done {
-            Ok(()) => schedule.interval,
+            Ok(()) => {
+                record.made();
+                schedule.interval
+            }
             Err(reason) => {
+                record.failed(&reason);
                 tracing::error!(reason, "the store is not archived");
                 schedule.interval.min(TRY_AGAIN_AFTER)
             }

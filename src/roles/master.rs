@@ -352,7 +352,8 @@ impl Master {
                 folder: target.folder.join(&identity.cluster.to_string()),
                 ..target
             });
-            let backups = backups::run(replica, path, schedule, target, stop);
+            let record = front.archives.clone();
+            let backups = backups::run(replica, path, schedule, target, record, stop);
             tasks.start("backups", Rule::EndsAll, backups);
         }
         Ok(())

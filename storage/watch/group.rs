@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
 use parking_lot::Mutex;
@@ -30,6 +31,9 @@ const SLACK_MAX: usize = 4;
 
 pub(super) struct Group {
     pub(super) range: KeyRange,
+    /// The revision of the newest match, or what came before the first; the largest there is once all are
+    /// cut. Written under the lock, read without.
+    newest: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -102,7 +106,7 @@ impl Group {
             waiting: Vec::new(),
             cut: None,
         };
-        Group { range, state: Mutex::new(state) }
+        Group { range, newest: AtomicU64::new(floor.previous().0), state: Mutex::new(state) }
     }
 
     /// Adds a watcher. Returns its place.
@@ -155,6 +159,7 @@ impl Group {
                 last.revision
             );
         }
+        self.newest.store(newest.revision.0, Ordering::Release);
         let first = state.unannounced.is_none();
         if first {
             state.unannounced = Some(newest.revision);
@@ -198,6 +203,7 @@ impl Group {
     /// Ends every member. Returns the wakers to call once no lock is held.
     pub(super) fn cut(&self, cut: &Cut) -> Vec<Waker> {
         let mut state = self.state.lock();
+        self.newest.store(u64::MAX, Ordering::Release);
         state.cut = Some(cut.clone());
         state.matches = VecDeque::new();
         state.take_waiting().into_iter().map(|one| one.waker).collect()
@@ -205,6 +211,12 @@ impl Group {
 
     pub(super) fn why_cut(&self) -> Option<Cut> {
         self.state.lock().cut.clone()
+    }
+
+    /// Whether there may be anything to read at or after `cursor`. When one commit has been read here, this
+    /// tells of every commit before it in whatever other group.
+    pub(super) fn has_unread(&self, cursor: Revision) -> bool {
+        cursor.0 <= self.newest.load(Ordering::Acquire)
     }
 
     /// What lies at and after `cursor` for the member at `place`: copied into `buffer`, no more

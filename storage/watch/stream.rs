@@ -132,6 +132,12 @@ impl Watcher {
         self.advance(None)
     }
 
+    /// Whether [`Watcher::try_next`] may have an answer; false only if it has none. Costs next to nothing.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        self.place.as_ref().is_none_or(|place| place.group.has_unread(self.cursor))
+    }
+
     /// `Some(r)`: every event at or before `r` that was asked for has been returned by `next`.
     /// `None` while that cannot be said: it is catching up, was cut, or starts in the future.
     ///

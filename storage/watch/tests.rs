@@ -40,6 +40,33 @@ fn what_comes_after_now_is_delivered_and_nothing_else() {
 }
 
 #[test]
+fn whether_there_is_anything_unread_shows_without_a_look() {
+    let bed = Bed::new(small());
+    bed.put(&["/a/1"]);
+    let mut early = bed.watch(prefix("/a/").from(revision(2)));
+    assert!(early.has_unread());
+    while early.try_next().is_some() {}
+    let mut watcher = bed.watch(prefix("/a/"));
+    let mut both = |unread: bool| {
+        assert_eq!((early.has_unread(), watcher.has_unread()), (unread, unread));
+        let told = (early.try_next().is_some(), watcher.try_next().is_some());
+        assert_eq!(told, (unread, unread));
+        assert_eq!((early.try_next(), watcher.try_next()), (None, None));
+    };
+    both(false);
+    bed.put(&["/b/1"]);
+    both(false);
+    bed.delete(&["/a/1"]);
+    both(true);
+    bed.put(&["/b/1"]);
+    both(false);
+    bed.hub.reset(revision(50), revision(40));
+    assert!(watcher.has_unread());
+    assert!(matches!(watcher.try_next(), Some(Err(Cut::TooOld { .. }))));
+    assert!(watcher.has_unread(), "it stays cut");
+}
+
+#[test]
 fn a_start_in_the_future_is_told_nothing_older_and_no_progress_either() {
     let bed = Bed::new(small());
     let mut watcher = bed.watch(prefix("/a/").from(revision(4)));

@@ -16,9 +16,14 @@ fn both(programs: Programs, members: usize) -> Transcript {
     Transcript::new(Pair::start(programs, members))
 }
 
-/// Every walk, with these programs and so many members.
+/// Every walk, with each etcd and as many members as it is for.
 macro_rules! walks {
-    ($module:ident, $programs:expr, $members:expr, $($walk:ident)*) => {
+    (with any members: $($any:ident)* with one member: $($one:ident)*) => {
+        walks! { in one_member, Programs::of_the_system(), 1: $($any)* $($one)* }
+        walks! { in three_members, Programs::of_the_system(), 3: $($any)* }
+        walks! { in release_3_5, Programs::of_3_5(), 1: $($any)* $($one)* }
+    };
+    (in $module:ident, $programs:expr, $members:expr: $($walk:ident)*) => {
         mod $module {
             use super::*;
             $(
@@ -31,39 +36,32 @@ macro_rules! walks {
     };
 }
 
-walks! { one_member, Programs::of_the_system(), 1,
+walks! {
+    with any members:
     keys_are_put_read_and_deleted_alike
     transactions_are_judged_alike
     history_is_compacted_and_watched_alike
     leases_live_and_end_alike
-    the_cluster_is_described_alike
     users_roles_and_rights_are_kept_alike
     locks_and_elections_go_alike
     etcdctl_saves_what_kontiki_can_read
     etcdctl_mirrors_in_both_directions
+    // It names the one member there is. Of three, `tests/it` asks processes of their own.
+    with one member:
+    the_cluster_is_described_alike
 }
 
-walks! { three_members, Programs::of_the_system(), 3,
-    keys_are_put_read_and_deleted_alike
-    transactions_are_judged_alike
-    history_is_compacted_and_watched_alike
-    leases_live_and_end_alike
-    users_roles_and_rights_are_kept_alike
-    locks_and_elections_go_alike
-    etcdctl_saves_what_kontiki_can_read
-    etcdctl_mirrors_in_both_directions
-}
-
-walks! { release_3_5, Programs::of_3_5(), 1,
-    keys_are_put_read_and_deleted_alike
-    transactions_are_judged_alike
-    history_is_compacted_and_watched_alike
-    leases_live_and_end_alike
-    the_cluster_is_described_alike
-    users_roles_and_rights_are_kept_alike
-    locks_and_elections_go_alike
-    etcdctl_saves_what_kontiki_can_read
-    etcdctl_mirrors_in_both_directions
+#[test]
+fn etcdctls_check_of_performance_comes_to_its_end() {
+    let both = both(Programs::of_the_system(), 1);
+    let checked = both.pair.etcdctl(servers::Side::Ours, "check perf", "");
+    // What it finds is about the machine. That it finds anything is about the front.
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    let found = |what: &str| said.lines().any(|line| line.contains(what));
+    assert!(found("Throughput"), "{said}");
+    assert!(found("Slowest request") && found("Stddev"), "{said}");
+    let left = both.pair.etcdctl(servers::Side::Ours, "get /etcdctl-check-perf/ --prefix", "");
+    assert!(left.status.success() && left.stdout.is_empty(), "it clears away what it wrote");
 }
 
 fn keys_are_put_read_and_deleted_alike(both: &mut Transcript) {
@@ -72,6 +70,7 @@ fn keys_are_put_read_and_deleted_alike(both: &mut Transcript) {
     both.run("get foo");
     both.run("get foo -w json");
     both.run("get foo -w fields");
+    both.run("get foo -w simple");
     both.run("get foo --hex");
     both.run("get foo --print-value-only");
     both.run("get foo --rev 2");
@@ -131,6 +130,7 @@ fn history_is_compacted_and_watched_alike(both: &mut Transcript) {
     both.watch("watch k --rev 3 --prev-kv", 16);
     both.watch("watch a/ --prefix --rev 1", 3);
     both.watch("watch a k --rev 1 -w json", 1);
+    both.watch("watch a/x --rev 1 -- echo seen", 4);
     both.run("compaction 4");
     both.run("compaction 4");
     both.run("compaction 99");

@@ -1,8 +1,8 @@
 //! Every fuzz target on its kept seeds, and on a bounded number of mutations of them, chosen by a seed.
 //!
 //! `KONTIKI_FUZZ_CASES=n` tries more, `KONTIKI_SEED=n` others. An input that breaks something is written
-//! down, and belongs into `fuzz/seeds` from then on. With a nightly toolchain `cargo fuzz run TARGET`
-//! looks further, from the same seeds.
+//! down, and belongs into `fuzz/seeds` from then on. `make fuzz` looks further, by libFuzzer, from the same
+//! seeds.
 
 mod targets;
 

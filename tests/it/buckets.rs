@@ -339,5 +339,18 @@ async fn archives_are_copied_by_themselves_and_the_oldest_go() {
     })
     .await;
     master.until_ready().await;
+    let shown = master.status().await.unwrap()["archives"].clone();
+    assert!(shown["target"].as_str().unwrap().starts_with("s3://backups/prod/"), "{shown}");
+    assert!(shown["made_ago_s"].is_u64() && shown["failure"]["turns"].is_u64(), "{shown}");
+    let said = run(&["status"], &of(&master)).await;
+    let said = text(&said.stdout);
+    assert!(
+        said.contains("no archive was made as a whole") && said.contains("cannot reach"),
+        "{said}"
+    );
+    let said = run(&["status", "--output", "json"], &of(&master)).await;
+    let report: Value = serde_json::from_slice(&said.stdout).unwrap();
+    let reason = report["asked"]["archives"]["failure"]["reason"].as_str().unwrap();
+    assert!(reason.contains("cannot reach"), "{reason}");
     assert_eq!(master.stop().await, Some(0), "{}", master.log());
 }

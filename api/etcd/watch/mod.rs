@@ -1,7 +1,8 @@
 //! The Watch service: many watches over one stream.
 //!
 //! [`session`] is one stream: what its client asks for, and what it is told, in one order. [`watches`]
-//! holds its watches and finds the one that has something to tell. [`fragment`] splits what is too large.
+//! holds its watches, [`bells`] says which of them has something to tell. [`fragment`] splits what is too
+//! large.
 //!
 //! Keeps: `created` comes before anything else of a watch; events in order, once, and the events of one
 //! revision in one response unless it is split; a progress response never overtakes an event.
@@ -9,6 +10,7 @@
 //! Never: holds more than one response that was not sent. Whoever does not read costs nothing but a place
 //! in the store's own ring (`docs/watch.md`).
 
+mod bells;
 mod fragment;
 mod session;
 mod watches;

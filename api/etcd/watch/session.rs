@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake as _};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -18,6 +19,7 @@ use kontiki_storage::watch::{Cut, Delivery, Request, Watcher};
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Code, Status, Streaming};
 
+use super::bells::{Bell, Bells, Source};
 use super::fragment;
 use super::watches::{Flags, Watches};
 use crate::etcd::front::{Caller, Front};
@@ -34,6 +36,7 @@ const NO_WATCH: i64 = -1;
 pub(super) struct Session {
     front: Front,
     caller: Caller,
+    bells: Bells,
     /// Comes true when the client's wish for a leader has been in vain for too long.
     leader_lost: BoxFuture<'static, Status>,
     /// `None` once the client has said all it will say.
@@ -41,6 +44,7 @@ pub(super) struct Session {
     watches: Watches,
     /// Tells of changes of the rows that permissions come from.
     rules: Watcher,
+    rules_bell: Arc<Bell>,
     progress_wanted: bool,
     progress_timer: tokio::time::Interval,
     /// The responses of one request or delivery, on their way out.
@@ -69,12 +73,18 @@ impl Session {
         let interval = interval.mul_f64(1.0 + rand::random_range(0.0..0.1));
         let mut progress_timer = tokio::time::interval_at(Instant::now() + interval, interval);
         progress_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let bells = Bells::default();
+        for source in [Source::Requests, Source::ProgressTimer, Source::Leadership] {
+            bells.hang(source);
+        }
         Session {
             rules: watch_rules(&front),
+            rules_bell: bells.hang(Source::Rules),
             caller,
             leader_lost: Box::pin(async move { led.lost().await }),
             requests: Some(requests),
-            watches: Watches::default(),
+            watches: Watches::new(bells.clone()),
+            bells,
             progress_wanted: false,
             progress_timer,
             responses: VecDeque::new(),
@@ -115,31 +125,27 @@ impl Session {
     }
 
     fn poll_happening(&mut self, context: &mut Context<'_>) -> Poll<Happening> {
-        if let Poll::Ready(told) = self.rules.poll_next(context) {
-            return Poll::Ready(Happening::RulesChanged(told));
-        }
-        if let Some(requests) = &mut self.requests
-            && let Poll::Ready(request) = requests.poll_next_unpin(context)
-        {
-            return Poll::Ready(Happening::Request(request));
-        }
-        if let Poll::Ready((id, told)) = self.watches.poll_next(context) {
-            return Poll::Ready(Happening::Told(id, told));
-        }
+        let Session { bells, requests, watches, rules, progress_timer, leader_lost, .. } = self;
+        let happened = bells.poll(context, |source, context| match source {
+            Source::Requests => match requests {
+                Some(requests) => requests.poll_next_unpin(context).map(Happening::Request),
+                None => Poll::Pending,
+            },
+            Source::Rules => rules.poll_next(context).map(Happening::RulesChanged),
+            Source::Watch(id) => watches.poll(id, context).map(|told| Happening::Told(id, told)),
+            Source::ProgressTimer => {
+                progress_timer.poll_tick(context).map(|_| Happening::ProgressTick)
+            }
+            Source::Leadership => leader_lost.poll_unpin(context).map(Happening::LeaderLost),
+        });
         // After the watches, which have nothing to tell now: a watch that still catches up answers none.
-        if self.progress_wanted {
+        if happened.is_pending() && self.progress_wanted {
             let newest = self.front.replica().store().hub().revision();
             if let Some(revision) = self.watches.progress(newest) {
                 return Poll::Ready(Happening::ProgressReached(revision));
             }
         }
-        if self.progress_timer.poll_tick(context).is_ready() {
-            return Poll::Ready(Happening::ProgressTick);
-        }
-        if let Poll::Ready(lost) = self.leader_lost.poll_unpin(context) {
-            return Poll::Ready(Happening::LeaderLost(lost));
-        }
-        Poll::Pending
+        happened
     }
 
     fn request(&mut self, request: pb::WatchRequest) {
@@ -219,7 +225,9 @@ impl Session {
         match told {
             Ok(delivery) => {
                 // Whatever was agreed on before these events can be seen by now.
-                if let Some(changed) = self.rules.try_next() {
+                if self.rules.has_unread()
+                    && let Some(changed) = self.rules.try_next()
+                {
                     self.rules_changed(changed)?;
                 }
                 self.deliver(id, delivery);
@@ -291,10 +299,7 @@ impl Session {
         let Some(watch) = self.watches.get_mut(id) else {
             return;
         };
-        let Some(cursor) = watch.cursor() else {
-            return;
-        };
-        let request = watch.request.clone().from(cursor);
+        let request = watch.request.clone().from(watch.cursor());
         let watcher = self.front.replica().watch(request);
         watch.resume(watcher);
     }
@@ -305,7 +310,10 @@ impl Session {
             Ok(_) => {}
             Err(Cut::Closed) => return Err(status::stopped()),
             // It is the newest state that counts, so nothing is missed by beginning anew.
-            Err(_) => self.rules = watch_rules(&self.front),
+            Err(_) => {
+                self.rules = watch_rules(&self.front);
+                self.rules_bell.wake_by_ref();
+            }
         }
         let forbidden: Vec<(i64, Status)> = self
             .watches

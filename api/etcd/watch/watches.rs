@@ -1,22 +1,17 @@
 //! The watches of one stream.
-//!
-//! Each is woken by its own range, so a stream of ten thousand watches looks at the one that has
-//! something to tell and at no other.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake as _};
 
-use futures::stream::{SelectAll, Stream, StreamExt};
 use kontiki_storage::revision::Revision;
 use kontiki_storage::watch::{Cut, Delivery, Request, Watcher};
-use parking_lot::Mutex;
 
-#[derive(Default)]
+use super::bells::{Bell, Bells, Source};
+
 pub(super) struct Watches {
     by_id: HashMap<i64, Watch>,
-    waiting: SelectAll<Waiting>,
+    bells: Bells,
     next_id: i64,
 }
 
@@ -29,22 +24,16 @@ pub(super) struct Watch {
     pub(super) progress: bool,
     /// Something was sent since that was last looked at.
     pub(super) told: bool,
-    slot: Arc<Mutex<Slot>>,
-}
-
-struct Slot {
-    /// Gone once the watch was canceled.
-    watcher: Option<Watcher>,
-    waker: Option<Waker>,
-}
-
-/// The part of a watch that waits.
-struct Waiting {
-    id: i64,
-    slot: Arc<Mutex<Slot>>,
+    watcher: Watcher,
+    bell: Arc<Bell>,
 }
 
 impl Watches {
+    /// None yet. Each that comes has a bell among `bells`.
+    pub(super) fn new(bells: Bells) -> Watches {
+        Watches { by_id: HashMap::new(), bells, next_id: 0 }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
     }
@@ -64,12 +53,10 @@ impl Watches {
     }
 
     pub(super) fn insert(&mut self, id: i64, watcher: Watcher, request: Request, flags: Flags) {
-        let slot = Arc::new(Mutex::new(Slot { watcher: Some(watcher), waker: None }));
+        let bell = self.bells.hang(Source::Watch(id));
         let Flags { previous, fragment, progress } = flags;
-        let watch =
-            Watch { request, previous, fragment, progress, told: false, slot: slot.clone() };
+        let watch = Watch { request, previous, fragment, progress, told: false, watcher, bell };
         self.by_id.insert(id, watch);
-        self.waiting.push(Waiting { id, slot });
     }
 
     pub(super) fn get_mut(&mut self, id: i64) -> Option<&mut Watch> {
@@ -84,31 +71,19 @@ impl Watches {
         self.by_id.iter().map(|(id, watch)| (*id, watch))
     }
 
-    pub(super) fn remove(&mut self, id: i64) -> bool {
-        let Some(watch) = self.by_id.remove(&id) else {
-            return false;
-        };
-        let mut slot = watch.slot.lock();
-        slot.watcher = None;
-        // What waits for it finds that it is gone, and goes too.
-        if let Some(waker) = slot.waker.take() {
-            waker.wake();
-        }
-        true
+    pub(super) fn remove(&mut self, id: i64) {
+        self.by_id.remove(&id);
     }
 
-    /// The next that a watch has to tell.
-    pub(super) fn poll_next(
+    /// The next that a watch has to tell. Of one that was canceled nothing more is told.
+    pub(super) fn poll(
         &mut self,
+        id: i64,
         context: &mut Context<'_>,
-    ) -> Poll<(i64, Result<Delivery, Cut>)> {
-        loop {
-            match self.waiting.poll_next_unpin(context) {
-                // Of a watch that was canceled meanwhile nothing more is told.
-                Poll::Ready(Some((id, _))) if !self.by_id.contains_key(&id) => {}
-                Poll::Ready(Some(told)) => return Poll::Ready(told),
-                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
-            }
+    ) -> Poll<Result<Delivery, Cut>> {
+        match self.by_id.get_mut(&id) {
+            Some(watch) => watch.watcher.poll_next(context),
+            None => Poll::Pending,
         }
     }
 
@@ -129,39 +104,17 @@ pub(super) struct Flags {
 impl Watch {
     /// Up to where it has been told all.
     pub(super) fn progress(&self) -> Option<Revision> {
-        self.slot.lock().watcher.as_ref()?.progress()
+        self.watcher.progress()
     }
 
     /// Where a new watcher would go on.
-    pub(super) fn cursor(&self) -> Option<Revision> {
-        self.slot.lock().watcher.as_ref().map(Watcher::cursor)
+    pub(super) fn cursor(&self) -> Revision {
+        self.watcher.cursor()
     }
 
     /// Goes on with another watcher in the place of one that was cut.
     pub(super) fn resume(&mut self, watcher: Watcher) {
-        let mut slot = self.slot.lock();
-        slot.watcher = Some(watcher);
-        if let Some(waker) = slot.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
-impl Stream for Waiting {
-    type Item = (i64, Result<Delivery, Cut>);
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut slot = self.slot.lock();
-        let Some(watcher) = &mut slot.watcher else {
-            return Poll::Ready(None);
-        };
-        let told = watcher.poll_next(context);
-        match told {
-            Poll::Ready(told) => Poll::Ready(Some((self.id, told))),
-            Poll::Pending => {
-                slot.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
-        }
+        self.watcher = watcher;
+        self.bell.wake_by_ref();
     }
 }

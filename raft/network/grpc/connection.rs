@@ -29,9 +29,10 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::codegen::{Service, http};
 
-use crate::network::grpc::tls::{Tls, check_identity, check_protocol, node_name};
+use crate::network::grpc::tls::{Held, Tls, check_identity, check_protocol, node_name};
 use crate::network::grpc::{Identity, MESSAGE_BYTES_MAX, PROTOCOL, REFUSED};
 use crate::network::wire::{self, peer_client::PeerClient};
+use crate::trust::Proof;
 
 /// Everything up to and with the answer to `Hello`.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
@@ -45,6 +46,9 @@ const KEEP_ALIVE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// So many deadlines missed in a row, and the connection is given up before keep-alive does: after a
 /// partition TCP may wait for seconds before it tries again, a new connection does not.
 const MISSED_MAX: u32 = 4;
+
+/// How long what is under way may go on when the peer is not believed any more.
+const DISOWNED_FOR: Duration = Duration::from_secs(1);
 
 /// What a peer may have under way towards us: per call, and in all.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -85,6 +89,8 @@ pub(super) struct Slot {
     /// The peer is alive: an attempt that waits need not.
     heard: Notify,
 }
+
+type Shaken = TlsStream<TcpStream>;
 
 type Attempt = Shared<BoxFuture<'static, Result<Connection, Unconnected>>>;
 
@@ -172,7 +178,9 @@ fn backoff(failures: u32) -> Duration {
 }
 
 async fn connect(target: &Target, lane: Lane) -> Result<Connection, Unconnected> {
-    let (stream, to) = dial(target).await.map_err(Unconnected::Failed)?;
+    let (stream, to, mut held) = dial(target).await.map_err(Unconnected::Failed)?;
+    let proof = Proof::just_shown(stream.get_ref().1.peer_certificates());
+    let name = called(target).map_err(Unconnected::Failed)?;
     let (sender, driver) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -184,8 +192,22 @@ async fn connect(target: &Target, lane: Lane) -> Result<Connection, Unconnected>
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| Unconnected::Failed(described(&error)))?;
+    let retired = Arc::new(AtomicBool::new(false));
+    let disowned = {
+        let retired = Arc::clone(&retired);
+        async move {
+            held.until_server_disowned(&proof, &name).await;
+            tracing::info!(peer = %to, ?lane, "the peer's CA is not believed any more");
+            retired.store(true, Ordering::Relaxed);
+            tokio::time::sleep(DISOWNED_FOR).await;
+        }
+    };
     let driver = tokio::spawn(async move {
-        if let Err(error) = driver.await {
+        let ended = tokio::select! {
+            ended = driver => ended,
+            () = disowned => return,
+        };
+        if let Err(error) = ended {
             tracing::debug!(peer = %to, ?lane, error = described(&error), "peer connection lost");
         }
     });
@@ -193,7 +215,7 @@ async fn connect(target: &Target, lane: Lane) -> Result<Connection, Unconnected>
     let origin = http::Uri::try_from(origin).expect("a node name is made of letters and digits");
     let health = Arc::new(Health {
         missed: AtomicU32::new(0),
-        retired: AtomicBool::new(false),
+        retired,
         driver: AbortOnDropHandle::new(driver),
     });
     let connection = Connection { sender, origin, health };
@@ -203,7 +225,7 @@ async fn connect(target: &Target, lane: Lane) -> Result<Connection, Unconnected>
 }
 
 /// TCP and TLS, to whichever of the peer's addresses answers first in their order.
-async fn dial(target: &Target) -> Result<(TlsStream<TcpStream>, std::net::SocketAddr), String> {
+async fn dial(target: &Target) -> Result<(Shaken, std::net::SocketAddr, Held), String> {
     let expiry = Instant::now() + CONNECT_WAIT_MAX;
     let address = target.address.load_full();
     let found =
@@ -215,7 +237,7 @@ async fn dial(target: &Target) -> Result<(TlsStream<TcpStream>, std::net::Socket
         let left = expiry.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(found.len() - tried).unwrap_or(u32::MAX);
         match timeout_at(Instant::now() + share, dial_one(target, *to)).await {
-            Ok(Ok(stream)) => return Ok((stream, *to)),
+            Ok(Ok((stream, held))) => return Ok((stream, *to, held)),
             Ok(Err(error)) => reason = format!("{to}: {error}"),
             Err(_) => reason = format!("{to}: no answer in {share:?}"),
         }
@@ -223,22 +245,23 @@ async fn dial(target: &Target) -> Result<(TlsStream<TcpStream>, std::net::Socket
     Err(reason)
 }
 
-async fn dial_one(
-    target: &Target,
-    to: std::net::SocketAddr,
-) -> Result<TlsStream<TcpStream>, String> {
+async fn dial_one(target: &Target, to: std::net::SocketAddr) -> Result<(Shaken, Held), String> {
     let stream = TcpStream::connect(to).await.map_err(|error| error.to_string())?;
     // Heartbeats are small; waiting to fill a packet would delay every one of them.
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let name = ServerName::try_from(node_name(target.them)).map_err(|error| error.to_string())?;
-    let stream = TlsConnector::from(target.tls.client())
-        .connect(name, stream)
+    let held = target.tls.held();
+    let stream = TlsConnector::from(held.client())
+        .connect(called(target)?, stream)
         .await
         .map_err(|error| format!("TLS: {error}"))?;
     let (_, session) = stream.get_ref();
     check_protocol(session.alpn_protocol())?;
     check_identity(session.peer_certificates(), target.them)?;
-    Ok(stream)
+    Ok((stream, held))
+}
+
+fn called(target: &Target) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(node_name(target.them)).map_err(|error| error.to_string())
 }
 
 /// Whether all of the peer's addresses answer that nobody listens. Nothing is said on a connection that
@@ -301,7 +324,7 @@ struct Health {
     /// Deadlines missed since the last answer.
     missed: AtomicU32,
     /// Given up: good for what is on it, not for anything new.
-    retired: AtomicBool,
+    retired: Arc<AtomicBool>,
     /// Moves the bytes. The socket is closed with it.
     #[expect(dead_code, reason = "it works by being dropped")]
     driver: AbortOnDropHandle<()>,

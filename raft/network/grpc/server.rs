@@ -26,16 +26,17 @@ use tonic::codegen::{Service, http};
 
 use crate::network::Inbound;
 use crate::network::grpc::service::{Caller, PeerService};
-use crate::network::grpc::tls::{Tls, check_protocol};
+use crate::network::grpc::tls::{Held, Tls, check_protocol};
 use crate::network::grpc::{Identity, MESSAGE_BYTES_MAX};
 use crate::network::wire::peer_server::PeerServer;
+use crate::trust::Proof;
 
 /// Peers have three connections each, and for a moment twice that when they reconnect.
 const CONNECTIONS_MAX: usize = 256;
 const HANDSHAKES_MAX: usize = 64;
 const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// How long calls may go on after the server was told to stop.
+/// How long calls may go on after the server was told to stop, or their peer is not believed any more.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// After an error of `accept`, mostly that there are no more file descriptors.
@@ -81,13 +82,13 @@ pub async fn serve(
             Some(_) = connections.join_next() => {}
             Some(shaken) = handshakes.under_way.join_next() => {
                 // Failed ones have been spoken of where they failed.
-                let Ok(Some((stream, remote))) = shaken else { continue };
+                let Ok(Some((stream, remote, held))) = shaken else { continue };
                 if connections.len() >= CONNECTIONS_MAX {
                     tracing::warn!(%remote, max = CONNECTIONS_MAX, "too many peer connections");
                     continue;
                 }
                 let (service, tasks) = (service.clone(), tasks.clone());
-                connections.spawn(converse(stream, remote, service, tasks, closing.clone()));
+                connections.spawn(converse(stream, remote, held, service, tasks, closing.clone()));
             }
             accepted = listener.accept() => match accepted {
                 Ok((stream, remote)) => handshakes.begin(stream, remote, &tls),
@@ -116,7 +117,7 @@ pub async fn serve(
 /// Connections that have not proved themselves yet.
 #[derive(Default)]
 struct Handshakes {
-    under_way: JoinSet<Option<(TlsStream<TcpStream>, SocketAddr)>>,
+    under_way: JoinSet<Option<(TlsStream<TcpStream>, SocketAddr, Held)>>,
     oldest_first: VecDeque<AbortHandle>,
 }
 
@@ -128,10 +129,11 @@ impl Handshakes {
         {
             oldest.abort();
         }
-        let acceptor = TlsAcceptor::from(tls.server());
+        let held = tls.held();
+        let acceptor = TlsAcceptor::from(held.server());
         let handshake = self.under_way.spawn(async move {
             match timeout(HANDSHAKE_WAIT_MAX, shake_hands(stream, acceptor)).await {
-                Ok(Ok(stream)) => return Some((stream, remote)),
+                Ok(Ok(stream)) => return Some((stream, remote, held)),
                 Ok(Err(reason)) => tracing::debug!(%remote, reason, "peer connection refused"),
                 Err(_) => tracing::debug!(%remote, "peer connection was slow to prove itself"),
             }
@@ -155,12 +157,13 @@ async fn shake_hands(
 async fn converse(
     stream: TlsStream<TcpStream>,
     remote: SocketAddr,
+    mut held: Held,
     service: PeerServer<PeerService>,
     tasks: TaskTracker,
     closing: CancellationToken,
 ) {
-    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let certificates = certificates.iter().map(|given| given.clone().into_owned()).collect();
+    let proof = Proof::just_shown(stream.get_ref().1.peer_certificates());
+    let certificates = Arc::clone(&proof.chain);
     let caller = Arc::new(Caller { remote, certificates, introduced: OnceLock::new() });
     let service = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Arc::clone(&caller));
@@ -183,6 +186,14 @@ async fn converse(
         () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = held.until_client_disowned(&proof) => {
+            tracing::info!(%remote, "a peer's connection is closed: its CA is not believed any more");
+            connection.as_mut().graceful_shutdown();
+            match timeout(GRACE, connection.as_mut()).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
         }
     };
     if let Err(error) = ended {

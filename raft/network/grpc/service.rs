@@ -31,7 +31,7 @@ use crate::types::{ClusterId, NodeId};
 pub(super) struct Caller {
     pub(super) remote: SocketAddr,
     /// Verified by TLS.
-    pub(super) certificates: Vec<CertificateDer<'static>>,
+    pub(super) certificates: Arc<[CertificateDer<'static>]>,
     /// What it said in `Hello`.
     pub(super) introduced: OnceLock<Identity>,
 }

@@ -5,25 +5,26 @@
 //! certificate that names a node (`node-<id>.<cluster>.kontiki`, both in hexadecimal) is good for that
 //! node alone; one that names none is good for any node of the CA.
 //!
-//! Keeps: every connection is checked in full by the material of the moment it is made. There is no
-//! resumption, by which an old check would stand for a new one.
+//! Keeps: every connection is checked in full by the material of the moment it is made, and its other end
+//! again by what takes that one's place. There is no resumption, by which an old check would stand for a
+//! new one.
 //! Never: speaks plain text, TLS before 1.3, or anything but HTTP/2 inside.
 
 use std::fmt;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, version,
-};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
+use tokio::sync::watch;
 
 use crate::network::grpc::Identity;
+use crate::trust::{Proof, Verifier, until_disowned};
 use crate::types::{ClusterId, NodeId};
 
 /// What is spoken inside TLS.
@@ -63,33 +64,61 @@ impl TlsError {
 
 /// The material in use. Shared by the transport and the server.
 pub struct Tls {
-    current: ArcSwap<Material>,
+    current: watch::Sender<Arc<Material>>,
 }
 
 struct Material {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    /// What the two check the other end by.
+    of_servers: Arc<dyn ServerCertVerifier>,
+    of_clients: Arc<dyn ClientCertVerifier>,
 }
 
 impl Tls {
     pub fn new(config: &TlsConfig) -> Result<Arc<Tls>, TlsError> {
-        let current = ArcSwap::from_pointee(Material::new(config)?);
+        let current = watch::Sender::new(Arc::new(Material::new(config)?));
         Ok(Arc::new(Tls { current }))
     }
 
-    /// From now on every new connection uses `config`; those that stand go on. On an error the material
-    /// stays as it was.
+    /// From now on every new connection uses `config`; those that stand go on, unless their other end is
+    /// not believed any more. On an error the material stays as it was.
     pub fn replace(&self, config: &TlsConfig) -> Result<(), TlsError> {
-        self.current.store(Arc::new(Material::new(config)?));
+        self.current.send_replace(Arc::new(Material::new(config)?));
         Ok(())
     }
 
+    /// The material of now, for one connection.
+    pub(super) fn held(&self) -> Held {
+        let current = self.current.subscribe();
+        let material = current.borrow().clone();
+        Held { material, current }
+    }
+}
+
+/// What a connection is made by, and word of what takes its place.
+pub(super) struct Held {
+    material: Arc<Material>,
+    current: watch::Receiver<Arc<Material>>,
+}
+
+impl Held {
     pub(super) fn client(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.current.load().client)
+        Arc::clone(&self.material.client)
     }
 
     pub(super) fn server(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.current.load().server)
+        Arc::clone(&self.material.server)
+    }
+
+    /// Returns when the client that has proved itself so would not be let in any more.
+    pub(super) async fn until_client_disowned(&mut self, proof: &Proof) {
+        until_disowned(&mut self.current, |now| proof.is_client_of(&*now.of_clients)).await;
+    }
+
+    /// The same of a server that was called by `name`.
+    pub(super) async fn until_server_disowned(&mut self, proof: &Proof, name: &ServerName<'_>) {
+        until_disowned(&mut self.current, |now| proof.is_server_of(&*now.of_servers, name)).await;
     }
 }
 
@@ -108,31 +137,34 @@ impl Material {
         let key = PrivateKeyDer::from_pem_slice(&config.key_pem)
             .map_err(|error| TlsError::new("key", error))?;
 
-        let verifier = PeerVerifier { roots: Arc::clone(&roots), provider: Arc::clone(&provider) };
+        // As for the web, but for the name: masters are called by addresses that change, and what has to
+        // match is the identity ([`check_identity`], on every connection).
+        let trusted = Arc::clone(&roots);
+        let of_servers = Verifier::new(&provider, move |shown| shown.leads_to(&trusted));
         let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&version::TLS13])
             .map_err(|error| TlsError::new("protocol", error))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_custom_certificate_verifier(of_servers.clone())
             .with_client_auth_cert(chain.clone(), key.clone_key())
             .map_err(|error| TlsError::new("certificate and key", error))?;
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.resumption = Resumption::disabled();
 
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
+        let of_clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
             .build()
             .map_err(|error| TlsError::new("CA", error))?;
         let mut server = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13])
             .map_err(|error| TlsError::new("protocol", error))?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(of_clients.clone())
             .with_single_cert(chain, key)
             .map_err(|error| TlsError::new("certificate and key", error))?;
         server.alpn_protocols = vec![ALPN.to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
 
-        Ok(Material { client: Arc::new(client), server: Arc::new(server) })
+        Ok(Material { client: Arc::new(client), server: Arc::new(server), of_servers, of_clients })
     }
 }
 
@@ -193,59 +225,6 @@ fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'st
         return Err(TlsError::new(what, "no certificate in the PEM"));
     }
     Ok(found)
-}
-
-/// Checks a server as `WebPkiServerVerifier` does, but for the name: masters are called by addresses that
-/// change, and what has to match is the identity ([`check_identity`], on every connection).
-#[derive(Debug)]
-struct PeerVerifier {
-    roots: Arc<RootCertStore>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for PeerVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(
-            &certificate,
-            &self.roots,
-            intermediates,
-            now,
-            algorithms,
-        )?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken between masters".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

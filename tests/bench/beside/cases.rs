@@ -21,6 +21,8 @@ const VALUE_BYTES: usize = 256;
 const KEYS: u64 = 10_000;
 const LISTED: &str = "/registry/listed/";
 const WATCHERS: usize = 1000;
+/// Which the watchers share.
+const CONNECTIONS: usize = 50;
 const WATCHED: &str = "/registry/watched/";
 
 pub async fn measure(
@@ -56,8 +58,11 @@ pub async fn measure(
             report.rates("list of 10,000", members, 4, done);
         }
         if options.wants("watch") {
-            let done = in_turns(options, servers, |server| watches(options, server)).await?;
+            let done = in_turns(options, servers, |server| watches(options, server, 1)).await?;
             report.rates("watch: events told", members, WATCHERS, done);
+            let many = |server| watches(options, server, WATCHERS / CONNECTIONS);
+            let done = in_turns(options, servers, many).await?;
+            report.rates("watch, 20 on a stream", members, WATCHERS, done);
         }
         if options.wants("lease") {
             let done = in_turns(options, servers, |server| leases(options, server)).await?;
@@ -186,15 +191,22 @@ async fn lists(options: &Options, server: &Server) -> Result<Done, Failure> {
     Ok(done)
 }
 
-/// One put after the other, each told to all watchers before the next.
-async fn watches(options: &Options, server: &Server) -> Result<Done, Failure> {
+/// One put after the other, each told to all watchers before the next; so many watchers have a stream in
+/// common.
+async fn watches(options: &Options, server: &Server, on_stream: usize) -> Result<Done, Failure> {
     let (told, all) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
     let mut tasks = tokio::task::JoinSet::new();
-    let connections = server.connections(50).await?;
-    for at in 0..WATCHERS {
+    let connections = server.connections(CONNECTIONS).await?;
+    for at in 0..WATCHERS / on_stream {
         let mut client = connections[at % connections.len()].clone();
-        let watch = WatchOptions::new().with_prefix();
-        let mut stream = client.watch(WATCHED, Some(watch)).await?;
+        let watch = || Some(WatchOptions::new().with_prefix());
+        let mut stream = client.watch(WATCHED, watch()).await?;
+        for _ in 1..on_stream {
+            stream.watch(WATCHED, watch()).await?;
+        }
+        for _ in 0..on_stream {
+            stream.message().await?.filter(|told| told.created()).ok_or("a watch is refused")?;
+        }
         let (told, all) = (told.clone(), all.clone());
         tasks.spawn(async move {
             while let Ok(Some(response)) = stream.message().await {

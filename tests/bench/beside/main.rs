@@ -1,8 +1,8 @@
 //! What clients of a whole master see, in real processes over TLS: its store beside etcd, its API
-//! beside figures of kube-apiserver, its loops with hollow nodes.
+//! beside figures of kube-apiserver, its loops with hollow nodes, a machine with containers.
 //!
-//! `make bench-etcd`, `make bench-api` and `make bench-cluster` run all of one of them, with `ARGS=--quick` a
-//! shorter one. `docs/benchmarks.md` says what each column means and keeps the tables.
+//! `make bench-etcd`, `make bench-api`, `make bench-cluster` and `make bench-node` run all of one of them, with
+//! `ARGS=--quick` a shorter one. `docs/benchmarks.md` says what each column means and keeps the tables.
 //!
 //! Keeps: etcd and the store do the same in the same run, one after the other and back again, so that
 //! what the machine does beside it falls on both.
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
             match options.suite {
                 Suite::Etcd => run(&options).await?.print(&options),
                 Suite::Api => kube::api(&options).await?.print(&options),
+                Suite::Node => kube::node(&options).await?.print(&options),
                 Suite::Cluster => kube::cluster(&options).await?.print(&options),
             }
         })
@@ -50,6 +51,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("bench: {failure}");
+            let mut cause = failure.source();
+            while let Some(why) = cause {
+                eprintln!("bench: because of: {why}");
+                cause = why.source();
+            }
             ExitCode::FAILURE
         }
     }

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const USAGE: &str = "\
-usage: make bench-etcd|bench-api|bench-cluster ARGS=\"[--quick] [--output json] [--only WORD] ...\"
+usage: make bench-etcd|bench-api|bench-cluster|bench-node ARGS=\"[--quick] [--output json] [--only WORD] ...\"
   --quick          shorter, with fewer of everything
   --output json    one document instead of a table
   --only WORD      the parts whose name begins so; may be given more than once. Of bench-etcd: put,
                    transaction, read, list, watch, lease; of bench-api: get, list, create, update,
-                   apply, watch; of bench-cluster: schedule, deployment, namespace, idle
+                   apply, watch; of bench-cluster: schedule, deployment, namespace, reconnect,
+                   idle; of bench-node: binary, agent, machine
   --clients N      only so many clients at once
   --binary FILE    another kontiki than target/release/kontiki
   --directory DIR  where data is written (default: a temporary directory under target/)
@@ -35,6 +36,7 @@ pub enum Suite {
     Etcd,
     Api,
     Cluster,
+    Node,
 }
 
 pub struct Options {
@@ -61,6 +63,7 @@ impl Options {
             "etcd" => (Suite::Etcd, vec![1, 64, 1000]),
             "api" => (Suite::Api, vec![1, 64, 512]),
             "cluster" => (Suite::Cluster, vec![64]),
+            "node" => (Suite::Node, Vec::new()),
             _ => return Err(format!("{word:?} is not known\n{USAGE}")),
         };
         let mut options = Options {

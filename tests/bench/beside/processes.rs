@@ -23,6 +23,11 @@ pub fn resident_mib(pids: &[u32]) -> f64 {
     status_mib(pids, "VmRSS:")
 }
 
+/// The most that each has had since it began.
+pub fn peak_mib(pids: &[u32]) -> f64 {
+    status_mib(pids, "VmHWM:")
+}
+
 /// Of that, what is theirs alone, and not pages of their programs, which the kernel drops when it wants to.
 pub fn anonymous_mib(pids: &[u32]) -> f64 {
     status_mib(pids, "RssAnon:")

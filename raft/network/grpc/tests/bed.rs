@@ -229,7 +229,7 @@ impl Server {
 
     /// TCP and TLS as a peer speaks it, and nothing said yet.
     pub(super) async fn connect_tls(&self, tls: &TlsConfig) -> TlsStream<TcpStream> {
-        let client = Tls::new(tls).unwrap().client();
+        let client = Tls::new(tls).unwrap().held().client();
         let name = node_name(node(1)).try_into().unwrap();
         TlsConnector::from(client).connect(name, self.connect().await).await.unwrap()
     }

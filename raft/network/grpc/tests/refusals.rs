@@ -9,9 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
 use super::super::authority::Authority;
-use super::super::{Identity, TlsConfig, node_name};
-use super::bed::{CLUSTER, Server, Witness, heartbeat, is_served, node, server};
-use crate::network::LinkError;
+use super::super::{GrpcTransport, Identity, Tls, TlsConfig, node_name};
+use super::bed::{CLUSTER, PATIENCE, Server, Witness, heartbeat, is_served, node, server};
+use crate::network::{LinkError, Transport as _};
 use crate::types::{ClusterId, NodeId};
 
 fn not_sent(outcome: Result<impl std::fmt::Debug, LinkError>) -> String {
@@ -233,8 +233,27 @@ async fn certificates_and_the_ca_itself_are_replaced_under_way() {
     server.tls.replace(&new.of(node(1))).unwrap();
     not_sent(heartbeat(&server.link(node(4), &still_old, NodeId(1))).await);
     is_served(&server, &new).await;
+    // Who had proved itself by the old one is not believed for having come early.
+    let cut = async { while heartbeat(&standing).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, cut).await.expect("a connection of before ends");
     let wrong = TlsConfig { key_pem: b"no key".to_vec(), ..new.of(node(1)) };
     server.tls.replace(&wrong).unwrap_err();
     is_served(&server, &new).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_whose_ca_is_forgotten_is_called_no_more_on_a_connection_that_stands() {
+    let (server, old) = server(Witness::new()).await;
+    let new = Authority::new("peers, next");
+    let both = [old.pem(), new.pem()].concat().into_bytes();
+    let tls = Tls::new(&TlsConfig { ca_pem: both, ..old.of(node(2)) }).unwrap();
+    let link = GrpcTransport::new(node(2), Arc::clone(&tls)).link(NodeId(1), &server.peer());
+    heartbeat(&link).await.unwrap();
+    // The server still shows what the old one signed, and still believes this client.
+    tls.replace(&TlsConfig { ca_pem: new.pem().into(), ..old.of(node(2)) }).unwrap();
+    let cut = async { while heartbeat(&link).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, cut).await.expect("the connection is given up");
+    not_sent(heartbeat(&link).await);
     server.stop().await;
 }

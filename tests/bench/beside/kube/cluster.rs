@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 use tokio::process::Child;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::client::{Ask, Client};
 use super::figures::{Figures, Goal};
@@ -25,6 +25,8 @@ use crate::{Failure, processes};
 const CLUSTER_CIDR: &str = "10.128.0.0/9";
 /// Longer than any part takes.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// A node that has been silent for so long would be Unknown: it is judged after fifty seconds.
+const LOST_AFTER: Duration = Duration::from_secs(75);
 const NAMESPACE: &str = "default";
 
 struct Bed<'a> {
@@ -40,7 +42,7 @@ pub async fn measure(
     figures: &mut Figures,
 ) -> Result<(), Failure> {
     let folder = tempfile::Builder::new().prefix("cluster-").tempdir_in(&options.directory)?;
-    let bed = Bed::begin(options, nodes, folder.path(), figures).await?;
+    let mut bed = Bed::begin(options, nodes, folder.path(), figures).await?;
     if options.wants("schedule") {
         bed.schedule(figures).await?;
     }
@@ -49,6 +51,9 @@ pub async fn measure(
     }
     if options.wants("namespace") {
         bed.namespace(figures).await?;
+    }
+    if options.wants("reconnect") {
+        bed.reconnect(figures).await?;
     }
     // The largest alone: it takes minutes to make all the pods.
     if options.wants("idle") && options.nodes.iter().max() == Some(&nodes) {
@@ -166,6 +171,56 @@ impl<'a> Bed<'a> {
         Ok(())
     }
 
+    /// The master is killed and comes back, and all agents with it.
+    async fn reconnect(&mut self, figures: &mut Figures) -> Result<(), Failure> {
+        sleep(self.options.duration() * 3).await;
+        let steady = self.master.resident_mib();
+        self.once(figures, "memory of the master", steady, "MiB");
+        let took = self.master.restart().await?;
+        let back = Instant::now();
+        self.once(figures, "after SIGKILL: ready", took.as_secs_f64(), "s");
+        let lost = self.lost(back + LOST_AFTER);
+        let sessions = async {
+            while self.sessions().await? < self.nodes {
+                if back.elapsed() > PATIENCE {
+                    return Err("the agents do not come back".into());
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+            Ok::<_, Failure>(back.elapsed())
+        };
+        let (lost, sessions) = tokio::try_join!(lost, sessions)?;
+        self.once(figures, "after SIGKILL: all agents are back", sessions.as_secs_f64(), "s");
+        let what = format!("{} nodes: after SIGKILL: nodes that were taken for lost", self.nodes);
+        figures.once(&what, lost as f64, "", None, Some(Goal::Below(1.0)));
+        let what = format!("{} nodes: after SIGKILL: most memory of the master", self.nodes);
+        let goal = Some(Goal::Below(2.0 * steady));
+        figures.once(&what, self.master.peak_mib(), "MiB", None, goal);
+        Ok(())
+    }
+
+    async fn sessions(&self) -> Result<usize, Failure> {
+        let page = self.master.client().await?.ask(Ask::get("/metrics")).await?;
+        let page = String::from_utf8_lossy(&page).into_owned();
+        let line = page.lines().find_map(|line| line.strip_prefix("kontiki_node_sessions "));
+        Ok(line.and_then(|count| count.trim().parse().ok()).ok_or("sessions are not counted")?)
+    }
+
+    /// How many nodes are not Ready, or tainted, at any time until then.
+    async fn lost(&self, end: Instant) -> Result<usize, Failure> {
+        let mut lines = self.master.client().await?.watch("/api/v1/nodes?watch=true").await?;
+        let mut lost = HashSet::new();
+        while let Ok(line) = timeout_at(end, lines.next()).await {
+            let event: Value = serde_json::from_slice(&line?)?;
+            let node = &event["object"];
+            let taints = node["spec"]["taints"].as_array().map_or(0, Vec::len);
+            if taints > 0 || !is_true(node, "Ready") {
+                lost.insert(node["metadata"]["name"].to_string());
+            }
+        }
+        Ok(lost.len())
+    }
+
     /// Nodes and pods are there, and nothing happens but that nodes live.
     async fn idle(&self, figures: &mut Figures) -> Result<(), Failure> {
         let each_node = if self.options.quick { 2 } else { 10 };
@@ -203,14 +258,14 @@ impl<'a> Bed<'a> {
     }
 }
 
-fn is_true(object: &Value, kind: &str) -> bool {
+pub fn is_true(object: &Value, kind: &str) -> bool {
     let conditions = object["status"]["conditions"].as_array();
     let found = conditions.into_iter().flatten().find(|condition| condition["type"] == kind);
     found.is_some_and(|condition| condition["status"] == "True")
 }
 
 /// Watches until so many objects have been as wanted, each once; when that was.
-async fn until(
+pub async fn until(
     mut client: Client,
     path: &str,
     count: usize,

@@ -12,8 +12,13 @@ use crate::options::Options;
 use crate::servers::{PATIENCE, port, spawn};
 use crate::{Failure, processes};
 
+/// Its ports: how they are said, and how they are listed.
+pub const PORTS: [(&str, &str); 3] =
+    [("--api-port", "api"), ("--peer-port", "peer"), ("--store-port", "store")];
+
 pub struct Master {
     process: Child,
+    command: Vec<String>,
     directory: PathBuf,
     pub access: Access,
 }
@@ -38,30 +43,36 @@ impl Master {
         command.extend(words.iter().map(|word| (*word).to_owned()));
         command.extend(["--bind-address", "127.0.0.1", "--data-dir"].map(str::to_owned));
         command.push(directory.display().to_string());
-        for port in ["--api-port", "--peer-port", "--store-port"] {
-            command.extend([port.to_owned(), "0".to_owned()]);
+        for (flag, _) in PORTS {
+            command.extend([flag.to_owned(), "0".to_owned()]);
         }
         let began = Instant::now();
         let process = spawn(&command)?;
-        loop {
-            let asked = async {
-                let port = u16::try_from(port(&directory, "api")?)?;
-                let access = Access::read(&directory, port)?;
-                access.connect().await?.ask(Ask::get("/readyz")).await?;
-                Ok::<_, Failure>(access)
-            };
-            match asked.await {
-                Ok(access) => {
-                    let took = began.elapsed();
-                    return Ok((Master { process, directory, access }, took));
-                }
-                Err(failure) if began.elapsed() > PATIENCE => return Err(failure),
-                Err(_) => sleep(Duration::from_millis(5)).await,
-            }
+        let access = until_ready(&directory, began).await?;
+        let took = began.elapsed();
+        // The next time it has the same ports.
+        for (flag, name) in PORTS {
+            let at = command.iter().position(|word| word == flag).expect("it was given");
+            command[at + 1] = port(&directory, name)?.to_string();
         }
+        Ok((Master { process, command, directory, access }, took))
     }
 
-    fn pid(&self) -> u32 {
+    /// Kills it and starts it again; how long it takes until `/readyz` says `ok`.
+    pub async fn restart(&mut self) -> Result<Duration, Failure> {
+        self.process.kill().await?;
+        let began = Instant::now();
+        self.process = spawn(&self.command)?;
+        self.access = until_ready(&self.directory, began).await?;
+        Ok(began.elapsed())
+    }
+
+    /// The most memory that it has had since it began.
+    pub fn peak_mib(&self) -> f64 {
+        processes::peak_mib(&[self.pid()])
+    }
+
+    pub fn pid(&self) -> u32 {
         self.process.id().unwrap_or(0)
     }
 
@@ -81,5 +92,22 @@ impl Master {
         let mut command = vec![binary];
         command.extend(words.map(str::to_owned));
         spawn(&command)
+    }
+}
+
+/// What it takes to ask the master of this directory, as soon as it says that it is ready.
+pub async fn until_ready(directory: &Path, began: Instant) -> Result<Access, Failure> {
+    loop {
+        let asked = async {
+            let port = u16::try_from(port(directory, "api")?)?;
+            let access = Access::read(directory, port)?;
+            access.connect().await?.ask(Ask::get("/readyz")).await?;
+            Ok::<_, Failure>(access)
+        };
+        match asked.await {
+            Ok(access) => return Ok(access),
+            Err(failure) if began.elapsed() > PATIENCE => return Err(failure),
+            Err(_) => sleep(Duration::from_millis(5)).await,
+        }
     }
 }

@@ -6,6 +6,7 @@ mod client;
 mod cluster;
 mod figures;
 mod master;
+mod node;
 mod objects;
 mod reads;
 mod watchers;
@@ -62,6 +63,13 @@ async fn idle(options: &Options, master: &Master, figures: &mut Figures) -> Resu
     let share = spent.as_secs_f64() / wait.as_secs_f64() * 1e3;
     figures.once("CPU, idle", share, "ms/s", None, None);
     Ok(())
+}
+
+/// A machine with containers, and an agent by itself.
+pub async fn node(options: &Options) -> Result<Figures, Failure> {
+    let mut figures = Figures::default();
+    node::measure(options, &mut figures).await?;
+    Ok(figures)
 }
 
 /// The whole of a master with so many hollow nodes, for each number of nodes that is asked for.

@@ -1,0 +1,337 @@
+//! What a connection has to say, gathered until it has nothing more to say for now.
+//!
+//! HTTP/2 hands over frames one by one and flushes after each that is not small. Under TLS each of these
+//! is a record and a system call, which cost more than the answer to a small request. Here they wait
+//! until whoever drives the connection says so ([`Outlet::flush`]), which it does after every turn.
+//!
+//! The outlet stays where the connection is driven, also when the protocol hands the stream on to somebody
+//! else, as HTTP/1 does for a shell: from there it can still be cut ([`Outlet::cut`]).
+//!
+//! Keeps: bytes in their order; at most [`GATHERED_BYTES_MAX`] of them, then they go out first.
+//! Never: holds memory while there is nothing to be sent, or says that a stream is shut down before all
+//! of it has gone out.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
+
+/// Four of the largest records.
+const GATHERED_BYTES_MAX: usize = 64 << 10;
+
+/// When what was written goes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flush {
+    /// When [`Outlet::flush`] says so, or when it becomes much.
+    ByOutlet,
+    /// As the writer wishes. For connections that may be handed on to somebody else.
+    ByWriter,
+}
+
+/// The stream as the protocol sees it.
+pub(super) struct Gathered<S> {
+    shared: Arc<Mutex<Shared<S>>>,
+    /// Dropped with this.
+    _held: oneshot::Sender<()>,
+}
+
+/// The way for what was gathered to go out.
+pub(super) struct Outlet<S> {
+    shared: Arc<Mutex<Shared<S>>>,
+    held: oneshot::Receiver<()>,
+}
+
+struct Shared<S> {
+    stream: S,
+    flush: Flush,
+    waiting: Vec<u8>,
+    /// How much of it has gone out.
+    gone: usize,
+    cut: bool,
+    /// Who waits for the stream where nobody drives it, to hear that it is cut.
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl<S> Gathered<S> {
+    pub(super) fn new(stream: S, flush: Flush) -> (Gathered<S>, Outlet<S>) {
+        let shared = Shared {
+            stream,
+            flush,
+            waiting: Vec::new(),
+            gone: 0,
+            cut: false,
+            reader: None,
+            writer: None,
+        };
+        let shared = Arc::new(Mutex::new(shared));
+        let (_held, held) = oneshot::channel();
+        (Gathered { shared: shared.clone(), _held }, Outlet { shared, held })
+    }
+}
+
+impl<S> Outlet<S> {
+    /// Returns when nobody holds the stream any more.
+    pub(super) async fn let_go(&mut self) {
+        let _ = (&mut self.held).await;
+    }
+
+    /// Nothing is read or written from now on, whoever holds the stream.
+    pub(super) fn cut(&self) {
+        let mut shared = self.shared.lock();
+        shared.cut = true;
+        let waiting = [shared.reader.take(), shared.writer.take()];
+        drop(shared);
+        waiting.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Outlet<S> {
+    /// Sends what waits. `Pending` where the other end is slow to take it.
+    pub(super) fn flush(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.lock().flush(context)
+    }
+}
+
+impl<S> Shared<S> {
+    fn check(&self) -> io::Result<()> {
+        match self.cut {
+            true => Err(io::Error::new(ErrorKind::ConnectionAborted, "the connection is cut")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Shared<S> {
+    fn flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
+        if self.waiting.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let sent = self.send(context);
+        if sent.is_pending() {
+            to_hear(self.flush, &mut self.writer, context);
+        }
+        sent
+    }
+
+    fn send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.gone < self.waiting.len() {
+            let rest = &self.waiting[self.gone..];
+            match ready!(Pin::new(&mut self.stream).poll_write(context, rest))? {
+                0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                some => self.gone += some,
+            }
+        }
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        // Most connections are at rest most of the time.
+        self.waiting = Vec::new();
+        self.gone = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn write(
+        &mut self,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        if self.waiting.len() + bytes > GATHERED_BYTES_MAX {
+            ready!(self.flush(context))?;
+        }
+        self.check()?;
+        if bytes > GATHERED_BYTES_MAX {
+            let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+            if written.is_pending() {
+                to_hear(self.flush, &mut self.writer, context);
+            }
+            return written;
+        }
+        parts.iter().for_each(|part| self.waiting.extend_from_slice(part));
+        Poll::Ready(Ok(bytes))
+    }
+}
+
+/// Notes who is to hear of a cut. Where the outlet drives the connection, that one knows.
+fn to_hear(flush: Flush, place: &mut Option<Waker>, context: &Context<'_>) {
+    let known = place.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
+    if flush == Flush::ByWriter && !known {
+        *place = Some(context.waker().clone());
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut shared = self.shared.lock();
+        let shared = &mut *shared;
+        shared.check()?;
+        let read = Pin::new(&mut shared.stream).poll_read(context, buffer);
+        if read.is_pending() {
+            to_hear(shared.flush, &mut shared.reader, context);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.shared.lock().write(context, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.shared.lock().write(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut shared = self.shared.lock();
+        match shared.flush {
+            Flush::ByOutlet => Poll::Ready(Ok(())),
+            Flush::ByWriter => shared.flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut shared = self.shared.lock();
+        ready!(shared.flush(context))?;
+        Pin::new(&mut shared.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::poll_fn;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// A stream whose other end takes `bytes` at a time.
+    fn pair(bytes: usize, flush: Flush) -> (Gathered<tokio::io::DuplexStream>, Sides) {
+        let (ours, theirs) = tokio::io::duplex(bytes);
+        let (stream, outlet) = Gathered::new(ours, flush);
+        (stream, Sides { outlet, theirs })
+    }
+
+    struct Sides {
+        outlet: Outlet<tokio::io::DuplexStream>,
+        theirs: tokio::io::DuplexStream,
+    }
+
+    impl Sides {
+        /// What has gone out by now.
+        fn arrived(&mut self) -> Vec<u8> {
+            let mut all = Vec::new();
+            let mut buffer = [0; 4096];
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            loop {
+                let mut read = ReadBuf::new(&mut buffer);
+                let polled = Pin::new(&mut self.theirs).poll_read(&mut context, &mut read);
+                if polled.is_pending() || read.filled().is_empty() {
+                    return all;
+                }
+                all.extend_from_slice(read.filled());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_written_and_flushed_in_pieces_goes_out_at_once_and_leaves_no_memory() {
+        let (mut stream, mut sides) = pair(1 << 10, Flush::ByOutlet);
+        for piece in ["a", "bc", "def"] {
+            stream.write_all(piece.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+        assert_eq!(sides.arrived(), b"");
+        poll_fn(|context| sides.outlet.flush(context)).await.unwrap();
+        assert_eq!(sides.arrived(), b"abcdef");
+        assert_eq!(stream.shared.lock().waiting.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_wants_each_flush_gets_it() {
+        let (mut stream, mut sides) = pair(1 << 10, Flush::ByWriter);
+        stream.write_all(b"a").await.unwrap();
+        stream.flush().await.unwrap();
+        assert_eq!(sides.arrived(), b"a");
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_holds_the_writer_up_and_loses_nothing() {
+        let (mut stream, sides) = pair(7, Flush::ByOutlet);
+        let sent: Vec<u8> = (0..300_000_u32).map(|number| (number % 251) as u8).collect();
+        let Sides { outlet, mut theirs } = sides;
+        let mut received = Vec::new();
+        let write = async {
+            // Small and large ones, and some that are too large to wait.
+            for (number, piece) in [1000, 40_000, 70_000].iter().cycle().enumerate() {
+                let from = sent.len().min(number / 3 * 111_000 + [0, 1000, 41_000][number % 3]);
+                let to = sent.len().min(from + piece);
+                if from == to {
+                    break;
+                }
+                stream.write_all(&sent[from..to]).await.unwrap();
+                assert!(stream.shared.lock().waiting.len() <= GATHERED_BYTES_MAX);
+            }
+            poll_fn(|context| outlet.flush(context)).await.unwrap();
+            stream.shutdown().await.unwrap();
+        };
+        let (_, read) = tokio::join!(write, theirs.read_to_end(&mut received));
+        read.unwrap();
+        assert!(received == sent, "{} of {} bytes", received.len(), sent.len());
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_sends_what_waits_first() {
+        let (mut stream, mut sides) = pair(1 << 10, Flush::ByOutlet);
+        stream.write_all(b"last words").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut all = String::new();
+        sides.theirs.read_to_string(&mut all).await.unwrap();
+        assert_eq!(all, "last words");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_stream_hears_that_it_is_cut() {
+        let (mut stream, mut sides) = pair(4, Flush::ByWriter);
+        stream.write_all(b"more than there is room for").await.unwrap();
+        let handed_on = tokio::spawn(async move {
+            let mut buffer = [0; 10];
+            let (mut reader, mut writer) = tokio::io::split(stream);
+            tokio::join!(reader.read(&mut buffer), writer.flush())
+        });
+        tokio::task::yield_now().await;
+        sides.outlet.cut();
+        let (read, written) = handed_on.await.unwrap();
+        assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionAborted);
+        assert_eq!(written.unwrap_err().kind(), ErrorKind::ConnectionAborted);
+        // And it is known when it is given up.
+        sides.outlet.let_go().await;
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_gone_is_told_of() {
+        let (mut stream, sides) = pair(1 << 10, Flush::ByOutlet);
+        drop(sides.theirs);
+        stream.write_all(b"a").await.unwrap();
+        assert!(poll_fn(|context| sides.outlet.flush(context)).await.is_err());
+    }
+}
