@@ -302,7 +302,7 @@ impl<K: Typed + ListableResource> Informer<K> {
             resource_version: (!whole).then(|| from.to_string()),
             ..Options::default()
         };
-        let mut changes = std::pin::pin!(client.watch::<K>("", options).await?);
+        let mut changes = std::pin::pin!(client.watch_bare::<K>("", options).await?);
         // Keys of the state that is being read; what else is there has gone meanwhile.
         let mut seen = whole.then(HashSet::new);
         while let Some(change) = changes.next().await {
