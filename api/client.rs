@@ -9,6 +9,7 @@
 pub(crate) mod connection;
 pub mod https;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Reason, Status};
 use crate::object::GroupVersionResource;
+use crate::objects::scan;
 use crate::request::{Body, Options, Request, Verb};
 
 /// Carries requests of one identity.
@@ -191,11 +193,16 @@ impl Client {
     }
 
     /// Any request; the answer is the JSON as the server made it.
-    pub async fn call(&self, mut request: Request) -> Result<Bytes, Status> {
+    pub async fn call(&self, request: Request) -> Result<Bytes, Status> {
+        self.transport.call(self.signed(request)).await
+    }
+
+    /// With the client's name, where it has no other.
+    fn signed(&self, mut request: Request) -> Request {
         if request.options.user_agent.is_empty() {
             request.options.user_agent = self.name.to_string();
         }
-        self.transport.call(request).await
+        request
     }
 
     pub async fn resources(&self) -> Result<Vec<Served>, Status> {
@@ -203,7 +210,7 @@ impl Client {
     }
 
     pub async fn watch_raw(&self, request: Request) -> Result<Events, Status> {
-        self.transport.watch(request).await
+        self.transport.watch(self.signed(request)).await
     }
 
     /// `namespace` is empty for what has none.
@@ -236,8 +243,19 @@ impl Client {
         options: Options,
     ) -> Result<impl Stream<Item = Result<Change<K>, Status>> + Send + use<K>, Status> {
         let request = Request { options, ..self.request::<K>(Verb::Watch, namespace, "") };
-        let events = self.transport.watch(request).await?;
-        Ok(events.map(|event| event.and_then(|event| change(&event))))
+        let events = self.watch_raw(request).await?;
+        Ok(events.map(|event| event.and_then(|event| change(event.kind, &event.object))))
+    }
+
+    /// The same without `managedFields`, which are a third of an object's bytes and the most costly to read.
+    pub async fn watch_bare<K: Typed + ListableResource>(
+        &self,
+        namespace: &str,
+        options: Options,
+    ) -> Result<impl Stream<Item = Result<Change<K>, Status>> + Send + use<K>, Status> {
+        let request = Request { options, ..self.request::<K>(Verb::Watch, namespace, "") };
+        let events = self.watch_raw(request).await?;
+        Ok(events.map(|event| event.and_then(|event| change(event.kind, &bare(&event.object)))))
     }
 
     /// The namespace is the object's own.
@@ -270,6 +288,20 @@ impl Client {
         patch: &Value,
         subresource: Option<&str>,
     ) -> Result<K, Status> {
+        let request = self.patch_request::<K>(namespace, name, kind, patch, subresource);
+        decode(&self.call(request).await?)
+    }
+
+    /// The request of a patch, for who does not read what comes back.
+    #[must_use]
+    pub fn patch_request<K: Typed + ListableResource>(
+        &self,
+        namespace: &str,
+        name: &str,
+        kind: PatchKind,
+        patch: &Value,
+        subresource: Option<&str>,
+    ) -> Request {
         let mut request = self.request::<K>(Verb::Patch, namespace, name);
         request.subresource = subresource.map(str::to_owned);
         request.options.field_manager = Some(self.name.to_string());
@@ -278,7 +310,7 @@ impl Client {
             content_type: kind.content_type().into(),
             bytes: patch.to_string().into(),
         };
-        decode(&self.call(request).await?)
+        request
     }
 
     /// Deletes, or begins to. What is gone already is an error of reason `NotFound`.
@@ -354,17 +386,48 @@ fn unreadable(error: serde_json::Error) -> Status {
     Status::new(Reason::InternalError, format!("an object of the API cannot be read: {error}"))
 }
 
-fn change<K: DeserializeOwned>(event: &Event) -> Result<Change<K>, Status> {
-    Ok(match event.kind {
-        EventKind::Added => Change::Added(decode(&event.object)?),
-        EventKind::Modified => Change::Modified(decode(&event.object)?),
-        EventKind::Deleted => Change::Deleted(decode(&event.object)?),
+/// The bytes of an object with nothing in its managedFields. Where those are not found the bytes stay as
+/// they are.
+fn bare(object: &[u8]) -> Cow<'_, [u8]> {
+    let Some(books) = scan::find(object, ["metadata", "managedFields"]) else {
+        return Cow::Borrowed(object);
+    };
+    let begin = books.as_ptr() as usize - object.as_ptr() as usize;
+    let rest = &object[begin + books.len()..];
+    Cow::Owned([&object[..begin], b"null", rest].concat())
+}
+
+fn change<K: DeserializeOwned>(kind: EventKind, object: &[u8]) -> Result<Change<K>, Status> {
+    Ok(match kind {
+        EventKind::Added => Change::Added(decode(object)?),
+        EventKind::Modified => Change::Modified(decode(object)?),
+        EventKind::Deleted => Change::Deleted(decode(object)?),
         EventKind::Bookmark => {
-            let object: Value = decode(&event.object)?;
+            let object: Value = decode(object)?;
             let metadata = &object["metadata"];
             let version = metadata["resourceVersion"].as_str().unwrap_or_default();
             let end = &metadata["annotations"]["k8s.io/initial-events-end"];
             Change::Bookmark { resource_version: version.into(), initial: end == "true" }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_object_lacks_its_managed_fields_and_nothing_else() {
+        let object = json!({"kind": "ConfigMap", "data": {"managedFields": "kept"}, "metadata": {
+            "annotations": {"a": "\"managedFields\":["}, "name": "x",
+            "managedFields": [{"manager": "m", "fieldsV1": {"f:data": {}}}]}});
+        let read = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
+        let mut expected = object.clone();
+        let told = read(&bare(object.to_string().as_bytes()));
+        expected["metadata"]["managedFields"] = Value::Null;
+        assert_eq!(told, expected);
+        for other in ["{}", "", "[", r#"{"metadata":{"name":"x"}}"#, r#"{"metadata": {}}"#] {
+            assert_eq!(bare(other.as_bytes()), other.as_bytes());
+        }
+    }
 }

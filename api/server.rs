@@ -131,6 +131,7 @@ impl Server {
             tokens: tokens.clone(),
             networks: config.networks,
             beats: live.beats.clone(),
+            audit: config.audit.clone(),
             clock,
         }));
         let health = Arc::new(Health::default());

@@ -15,7 +15,9 @@ pub mod scheduler;
 pub mod session;
 
 mod failure;
+mod kept;
 mod pki;
+mod reaper;
 mod remote;
 mod roles;
 mod service;

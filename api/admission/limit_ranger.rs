@@ -2,45 +2,31 @@
 //!
 //! Keeps: the words of a refusal, and that defaults of one range are seen by the next.
 
-use std::sync::Arc;
-
 use futures::future::BoxFuture;
 use serde_json::Value;
 
 use super::resources::{Of, ResourceList, of_containers, read};
 use super::{Attempt, Operation, Plugin};
 use crate::error::Status;
-use crate::kinds::kind::Stored;
+use crate::live;
+use crate::live::current::Current;
 use crate::live::pod::items;
-use crate::live::{self, Live};
 use crate::object::Quantity;
-use crate::objects::{Object, Objects};
+use crate::objects::Objects;
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
-pub(super) struct LimitRanger {
-    live: Arc<Live>,
-    objects: Objects,
-    ranges: Stored,
-}
+pub(super) struct LimitRanger(Current);
 
 impl LimitRanger {
-    pub(super) fn new(live: Arc<Live>, objects: Objects) -> LimitRanger {
-        LimitRanger { live, objects, ranges: live::stored("", "limitranges", "v1", "LimitRange") }
-    }
-
-    /// The table may not have heard of the first range of a namespace yet; the store of this member has.
-    fn ranges(&self, namespace: &str) -> Result<Vec<Object>, Status> {
-        let known = self.live.limit_ranges.within(namespace);
-        if known.is_empty() {
-            return Ok(self.objects.list(&self.ranges, Some(namespace))?.0);
-        }
-        Ok(known)
+    pub(super) fn new(objects: Objects) -> LimitRanger {
+        let ranges = live::stored("", "limitranges", "v1", "LimitRange");
+        LimitRanger(Current::new(objects, ranges))
     }
 
     fn fill_in(&self, attempt: &mut Attempt<'_>) -> Result<(), Status> {
         let of_pod = attempt.is_below("", "pods");
-        for range in self.ranges(attempt.namespace)? {
+        for range in self.0.within(attempt.namespace)? {
             if let Some(pod) = attempt.object.as_mut().filter(|_| of_pod) {
                 default_resources(pod, range.value()?);
             }
@@ -50,7 +36,7 @@ impl LimitRanger {
 
     fn check(&self, attempt: &Attempt<'_>) -> Result<(), Status> {
         let Some(object) = &attempt.object else { return Ok(()) };
-        for range in self.ranges(attempt.namespace)? {
+        for range in self.0.within(attempt.namespace)? {
             let range = range.value()?;
             let wrong = if attempt.is_below("", "pods") {
                 check_pod(object, range)

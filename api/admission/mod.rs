@@ -171,7 +171,7 @@ pub fn plugins(sources: &Sources, deny_external_ips: bool) -> Chain {
     let authorizer = || authorizer.clone();
     let mut all: Vec<Arc<dyn Plugin>> = vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(live(), objects())),
-        Arc::new(limit_ranger::LimitRanger::new(live(), objects())),
+        Arc::new(limit_ranger::LimitRanger::new(objects())),
         Arc::new(service_account::ServiceAccount::new(live(), objects())),
         Arc::new(node_restriction::NodeRestriction::new(objects(), authorizer())),
         Arc::new(node_taint::NodeTaint),

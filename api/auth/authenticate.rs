@@ -14,8 +14,9 @@ use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use http::request::Parts;
 
 use super::bootstrap_token::BootstrapTokens;
+use super::certificate::Certificates;
 use super::tokens::Tokens;
-use super::{Authenticator, ClientCertificates, GROUP_AUTHENTICATED, certificate};
+use super::{Authenticator, ClientCertificates, GROUP_AUTHENTICATED};
 use crate::error::Status;
 use crate::object::time::Clock;
 use crate::request::User;
@@ -28,6 +29,7 @@ const WEBSOCKET_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 pub struct Authentication {
     tokens: Arc<Tokens>,
     bootstrap_tokens: BootstrapTokens,
+    certificates: Certificates,
     clock: Clock,
     /// Who shows nothing may ask; what is allowed to that name is another matter.
     anonymous: bool,
@@ -49,7 +51,8 @@ impl Authentication {
         clock: Clock,
         anonymous: bool,
     ) -> Authentication {
-        Authentication { tokens, bootstrap_tokens, clock, anonymous }
+        let certificates = Certificates::default();
+        Authentication { tokens, bootstrap_tokens, certificates, clock, anonymous }
     }
 
     /// Whose token it is, for these audiences (none: the API's own). The error is for the log and for
@@ -73,7 +76,7 @@ impl Authentication {
         if let Some(ClientCertificates(chain)) = request.extensions.get()
             && let Some(leaf) = chain.first()
         {
-            match certificate::user(leaf, self.clock.now()) {
+            match self.certificates.user(leaf, self.clock.now()) {
                 Ok(Some(user)) => return Ok(Some(authenticated(user))),
                 Ok(None) => {}
                 Err(reason) => refused = Some(reason),

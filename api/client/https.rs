@@ -213,7 +213,8 @@ impl Inner {
 }
 
 /// Where a request goes: path and query.
-fn path(request: &Request) -> String {
+/// The URL of a request behind the server's.
+pub(crate) fn path(request: &Request) -> String {
     let GroupVersionResource { group, version, resource } = &request.resource;
     let mut path = match &**group {
         "" => format!("/api/{version}"),

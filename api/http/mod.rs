@@ -7,6 +7,7 @@
 //! Keeps: every answer has the headers that clients rely on; every error is a `Status`, but for a path that
 //! is unknown. Never: rules of a kind.
 
+mod beat;
 mod compress;
 mod connect;
 mod documents;
@@ -52,6 +53,7 @@ pub use health::{Check, Health};
 pub use limits::Limits;
 pub use metrics::Metrics;
 
+use beat::Beat;
 use documents::Documents;
 use info::{Info, What};
 use limits::Places;
@@ -89,13 +91,14 @@ struct Serving {
     front: Arc<Front>,
     documents: Documents,
     places: Places,
+    beat: Arc<Beat>,
 }
 
 /// All of the API. The listener has put the client's certificates into the request.
 pub fn router(front: Arc<Front>) -> Router {
     let documents = Documents::new(front.road.registry().clone(), front.address.clone());
     let places = Places::new(&front.limits);
-    let serving = Arc::new(Serving { front, documents, places });
+    let serving = Arc::new(Serving { front, documents, places, beat: Beat::new() });
     Router::new().fallback(handle).with_state(serving)
 }
 
@@ -371,6 +374,7 @@ impl Serving {
             include: wish.include()?,
             clock: self.front.road.clock().clone(),
             told_columns: false,
+            beating: self.beat.join(),
             _running: running,
         };
         let watch = self.front.road.watch(&who, *request).await?;

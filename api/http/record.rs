@@ -36,12 +36,13 @@ pub(super) fn begin(
     parts: &Parts,
     info: &Info,
 ) -> Option<Record> {
+    let audit = audit?;
     let addresses = addresses(parts);
     let agent = parts.headers.get(USER_AGENT).and_then(|it| it.to_str().ok());
     asked(who, parts, info, |attributes| {
         let uri = parts.uri.path_and_query().map_or("/", |it| it.as_str());
         let user_agent = agent.unwrap_or_default();
-        audit?.begin(&Facts { id, uri, user_agent, addresses: &addresses, attributes })
+        audit.begin(&Facts { id, uri, user_agent, addresses: &addresses, attributes })
     })
 }
 

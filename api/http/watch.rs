@@ -1,4 +1,4 @@
-//! A watch on the wire: one frame per event, sent as soon as it is known.
+//! A watch on the wire: one frame per event, sent as soon as it is known, or at the next beat when many watch.
 //!
 //! Keeps: an event that many watch in the same form is encoded once and shared. An error is the last frame;
 //! after it, at the deadline and when the server goes, the stream simply ends, and the client resumes.
@@ -13,8 +13,10 @@ use futures::stream;
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::beat::Beating;
 use super::metrics::Running;
 use super::negotiate::{Form, Media, Shape};
 use super::table::{Include, Tables, partial, write_partial};
@@ -36,6 +38,7 @@ pub(super) struct Frames {
     pub clock: Clock,
     /// Only the first table has its columns.
     pub told_columns: bool,
+    pub beating: Beating,
     /// Counts the watch as long as it lasts.
     pub _running: Running,
 }
@@ -159,11 +162,28 @@ struct Stage {
     /// The server goes. It is waited for once and not anew for each event: all watches wait for the same,
     /// and would meet at one lock.
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// It was told something, and is not told more before the next beat.
+    rests: bool,
+    /// Kept from beat to beat.
+    clock: Pin<Box<Sleep>>,
 }
 
 impl Stage {
-    /// The frames that are there now, waiting for the first. `None` at the end.
+    fn new(watch: Watch, frames: Frames, stop: CancellationToken) -> Stage {
+        let stop = Box::pin(stop.cancelled_owned());
+        let clock = Box::pin(sleep_until(Instant::now()));
+        Stage { watch, frames, stop, rests: false, clock }
+    }
+
+    /// The frames that are there now, waiting for the first. `None` at the end. Cancel safe.
     async fn next(&mut self) -> Option<(Vec<Bytes>, bool)> {
+        if self.rests {
+            tokio::select! {
+                biased;
+                () = self.stop.as_mut() => return None,
+                () = self.clock.as_mut() => self.rests = false,
+            }
+        }
         let first = tokio::select! {
             biased;
             () = self.stop.as_mut() => return None,
@@ -192,6 +212,11 @@ impl Stage {
                 event = self.watch.next_ready().map(Ok);
             }
         }
+        let rest = self.frames.beating.rest(Instant::now());
+        if let Some(until) = rest.filter(|_| self.watch.is_level()) {
+            self.clock.as_mut().reset(until);
+            self.rests = true;
+        }
         Some((frames, false))
     }
 }
@@ -199,14 +224,11 @@ impl Stage {
 /// A watch as a body without end.
 pub(super) fn body(watch: Watch, frames: Frames, stop: CancellationToken) -> Response<Body> {
     let content_type = frames.content_type();
-    let stage = Stage { watch, frames, stop: Box::pin(stop.cancelled_owned()) };
+    let stage = Stage::new(watch, frames, stop);
     let chunks = stream::unfold(Some(stage), |stage| async {
         let mut stage = stage?;
-        let (mut frames, last) = stage.next().await?;
-        let chunk = match frames.len() {
-            1 => frames.remove(0),
-            _ => frames.concat().into(),
-        };
+        let (frames, last) = stage.next().await?;
+        let chunk = stage.frames.beating.join(frames);
         Some((Ok::<_, std::convert::Infallible>(chunk), (!last).then_some(stage)))
     });
     let mut response = Response::new(Body::from_stream(chunks));
@@ -222,7 +244,7 @@ pub(super) async fn socket(
     stop: CancellationToken,
 ) {
     let binary = frames.form.media == Media::Protobuf;
-    let mut stage = Stage { watch, frames, stop: Box::pin(stop.cancelled_owned()) };
+    let mut stage = Stage::new(watch, frames, stop);
     loop {
         let (frames, last) = tokio::select! {
             // Nothing is expected from the client but that it goes.

@@ -6,6 +6,7 @@
 //! Never: writes, or decides. A feed that is cut makes its table read everything anew.
 
 pub mod beats;
+pub mod current;
 pub mod nodes;
 pub mod pod;
 pub mod rbac;
@@ -25,7 +26,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::error::Status;
 use crate::kinds::kind::Stored;
-use crate::objects::{self, ChangeKind, Object, Objects, key};
+use crate::objects::{self, ChangeKind, Object, Objects, key, scan};
 
 use beats::Beats;
 use nodes::{Item, NodeGraph};
@@ -47,7 +48,6 @@ pub struct Live {
     pub beats: Arc<Beats>,
     pub namespaces: Table,
     pub service_accounts: Table,
-    pub limit_ranges: Table,
     pub quotas: Table,
     pub priority_classes: Table,
     pub storage_classes: Table,
@@ -69,7 +69,7 @@ struct Event {
 type Take = fn(&Live, &[Event]);
 
 /// Group, resource, version, kind; and who takes what is known of them.
-const SOURCES: [(&str, &str, &str, &str, Take); 22] = {
+const SOURCES: [(&str, &str, &str, &str, Take); 21] = {
     const RBAC: &str = "rbac.authorization.k8s.io";
     [
         (RBAC, "clusterroles", "v1", "ClusterRole", |live, events| live.roles_are(events, true)),
@@ -82,7 +82,6 @@ const SOURCES: [(&str, &str, &str, &str, Take); 22] = {
         ("", "serviceaccounts", "v1", "ServiceAccount", |live, events| {
             fill(&live.service_accounts, events);
         }),
-        ("", "limitranges", "v1", "LimitRange", |live, events| fill(&live.limit_ranges, events)),
         ("", "resourcequotas", "v1", "ResourceQuota", |live, events| fill(&live.quotas, events)),
         ("scheduling.k8s.io", "priorityclasses", "v1", "PriorityClass", |live, events| {
             fill(&live.priority_classes, events);
@@ -180,7 +179,6 @@ impl Default for Live {
             beats: Arc::default(),
             namespaces: Table::default(),
             service_accounts: Table::default(),
-            limit_ranges: Table::default(),
             quotas: Table::default(),
             priority_classes: Table::default(),
             storage_classes: Table::default(),
@@ -338,6 +336,10 @@ fn readable(object: &Object) -> Option<&serde_json::Value> {
     object.value().inspect_err(told).ok()
 }
 
+fn has_node(pod: &Object) -> bool {
+    scan::find(pod.at_rest(), ["spec", "nodeName"]).is_some()
+}
+
 fn fill(table: &Table, events: &[Event]) {
     for Event { namespace, name, object } in events {
         match object {
@@ -354,7 +356,12 @@ impl NodeGraph {
 
     fn take(&self, item: Item, events: &[Event]) {
         for Event { namespace, name, object } in events {
-            match (object.as_ref().map(readable), item) {
+            let object = match item {
+                // Most that are made have no node yet, and need not be decoded for that to be known.
+                Item::Pod => object.as_ref().filter(|pod| has_node(pod)),
+                _ => object.as_ref(),
+            };
+            match (object.map(readable), item) {
                 (None, _) => self.gone(item, namespace, name),
                 (Some(None), _) => {}
                 (Some(Some(pod)), Item::Pod) => self.pod_is(pod),

@@ -17,7 +17,7 @@ use crate::client::{Client, DeleteOptions, PatchKind, Preconditions, Typed};
 use crate::error::{Reason, Status};
 use crate::live;
 use crate::object::meta;
-use crate::request::{Body, User, Verb};
+use crate::request::User;
 use crate::tunnel::wire::{self, NodeReport, PodReport, Report, Reported, Unwritten, report};
 
 /// Of all agents together.
@@ -191,14 +191,9 @@ impl Writer<'_> {
         patch: &Value,
         subresource: Option<&str>,
     ) -> Result<(), Status> {
-        let mut request = self.client.request::<K>(Verb::Patch, namespace, name);
-        request.subresource = subresource.map(str::to_owned);
-        request.options.field_manager = Some(AGENT.into());
-        request.body = Body::Bytes {
-            content_type: kind.content_type().into(),
-            bytes: patch.to_string().into(),
-        };
-        self.client.call(request).await.map(drop)
+        let client = &self.client;
+        let request = client.patch_request::<K>(namespace, name, kind, patch, subresource);
+        client.call(request).await.map(drop)
     }
 }
 

@@ -41,8 +41,7 @@ fn string_end(bytes: &[u8], from: usize) -> Option<usize> {
     }
     let mut at = from + 1;
     loop {
-        let step = bytes.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
-        at += step;
+        at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
         match bytes[at] {
             b'"' => return Some(at + 1),
             // Whatever comes behind it is no end.

@@ -20,7 +20,7 @@ use crate::admission::{Attempt, Operation};
 use crate::error::{Cause, Status};
 use crate::kinds::Kind;
 use crate::object::meta;
-use crate::objects::{Committed, Object, Write, object};
+use crate::objects::{Committed, Object, Write};
 use crate::request::User;
 use crate::schema::causes::invalid;
 
@@ -291,11 +291,10 @@ impl Writer<'_> {
         let existing = before.stored();
         let mut new = attempt.object.take().unwrap_or_default();
         let allocation = self.road.allocate(self.target, &mut new, Some(before.value()?)).await?;
-        attempt.object = Some(new.clone());
         fields::keep_times(before.value()?, &mut new);
-        let stored = shown::to_stored(kind, new);
-        let goes = is_last_change(kind, &stored, existing.value()?);
-        let rest = object::encode(&stored);
+        let goes = is_last_change(kind, &new, before.value()?);
+        let rest = shown::to_rest(kind, &new);
+        attempt.object = Some(new);
         let unchanged = rest == *existing.at_rest();
         let written = |revision: Revision| {
             Shown::new(kind, Object::new(existing.key().clone(), rest.clone(), revision, revision))

@@ -1,8 +1,7 @@
 //! A new object.
 
-use serde_json::Value;
-
 use super::Road;
+use super::allocation;
 use super::body;
 use super::change::{Made, Writer};
 use super::fields::{self, Track};
@@ -15,7 +14,7 @@ use crate::admission::Operation;
 use crate::error::{Reason, Status};
 use crate::kinds::Kind;
 use crate::object::meta;
-use crate::objects::{Committed, Object, Write, object};
+use crate::objects::{Committed, Object, Write};
 use crate::request::{Request, User};
 use kontiki_storage::revision::Revision;
 
@@ -163,16 +162,18 @@ impl Writer<'_> {
         attempt: &mut crate::admission::Attempt<'_>,
     ) -> Result<Inserted, Status> {
         let Target { kind, namespace, .. } = self.target;
-        let object = attempt.object.take().unwrap_or_default();
+        let mut object = attempt.object.take().unwrap_or_default();
         let name = meta::name(&object).to_owned();
         let target = Target { name: name.clone(), ..self.target.clone() };
         for _ in 0..CHARGES_MAX {
-            let mut value: Value = object.clone();
-            let allocation = self.road.allocate(&target, &mut value, None).await?;
-            attempt.object = Some(value);
+            // What is allocated this time is not asked for the next time.
+            let bare = allocation::concerns(kind).then(|| object.clone());
+            let allocation = self.road.allocate(&target, &mut object, None).await?;
+            attempt.object = Some(object);
             self.road.admission.charge(attempt).await?;
-            let stored = shown::to_stored(kind, attempt.object.take().unwrap_or_default());
-            let rest = object::encode(&stored);
+            let charged = attempt.object.take().unwrap_or_default();
+            let rest = shown::to_rest(kind, &charged);
+            object = bare.unwrap_or(charged);
             if self.options.dry_run {
                 if target.stored(self.road)?.is_some() {
                     let resource = kind.group_resource();

@@ -128,14 +128,13 @@ pub(super) fn unite_owners(object: &mut Value) -> Option<String> {
 
 /// Whether anything but metadata and status differs.
 pub(super) fn spec_differs(object: &Value, old: &Value) -> bool {
-    let fields = |value: &Value| -> Vec<(String, Value)> {
+    fn fields(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
         let all = value.as_object().into_iter().flatten();
-        let kept = all.filter(|(name, _)| {
+        all.filter(|(name, _)| {
             !matches!(name.as_str(), "metadata" | "status" | "kind" | "apiVersion")
-        });
-        kept.map(|(name, value)| (name.clone(), value.clone())).collect()
-    };
-    fields(object) != fields(old)
+        })
+    }
+    !fields(object).eq(fields(old))
 }
 
 /// The first moment of a deletion: more time will not come back.

@@ -36,6 +36,7 @@ mod watch;
 use std::sync::Arc;
 
 use crate::admission::Chain;
+use crate::audit::Audit;
 use crate::auth::{Authorizer, Reviewer, TokenIssuer};
 use crate::client::Client;
 use crate::error::Status;
@@ -67,6 +68,8 @@ pub struct Parts {
     pub tokens: Arc<dyn TokenIssuer>,
     pub networks: Networks,
     pub beats: Arc<Beats>,
+    /// Where requests from inside the process are written down; those over HTTP are by the front.
+    pub audit: Option<Arc<Audit>>,
     pub clock: Clock,
 }
 
@@ -80,6 +83,7 @@ pub struct Road {
     tokens: Arc<dyn TokenIssuer>,
     networks: Networks,
     renewals: Renewals,
+    audit: Option<Arc<Audit>>,
     clock: Clock,
 }
 
@@ -95,6 +99,7 @@ impl Road {
             tokens: parts.tokens,
             networks: parts.networks,
             renewals: Renewals::new(parts.beats),
+            audit: parts.audit,
             clock: parts.clock,
         }
     }

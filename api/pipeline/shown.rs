@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::error::Status;
 use crate::kinds::Kind;
-use crate::objects::Object;
+use crate::objects::{Object, object};
 
 #[derive(Clone)]
 pub struct Shown {
@@ -170,6 +170,21 @@ pub(super) fn convert(kind: &Kind, mut value: Value) -> Value {
         super::body::complete(kind, &mut value);
     }
     value
+}
+
+/// The bytes at rest of a value in the row's version.
+pub(super) fn to_rest(kind: &Kind, value: &Value) -> Bytes {
+    let stored = &kind.stored;
+    let is_stored_so = kind.hooks.to_stored.is_none()
+        && (&kind.group, &kind.version, &kind.kind)
+            == (&stored.group, &stored.version, &stored.kind)
+        && value["kind"] == *kind.kind
+        && value["apiVersion"] == *kind.group_version().to_string();
+    if is_stored_so {
+        object::encode(value)
+    } else {
+        object::encode(&to_stored(kind, value.clone()))
+    }
 }
 
 /// The same back: what is to be stored of a value in the row's version.

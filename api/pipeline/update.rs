@@ -1,6 +1,6 @@
 //! PUT: the object in the place of the one that is there, and for some kinds where none is.
 
-use std::sync::Arc;
+use parking_lot::Mutex;
 
 use super::Road;
 use super::body;
@@ -46,16 +46,20 @@ impl Road {
             }));
         }
         let creates = target.kind.create_on_update && matches!(scope, Scope::Whole);
-        let decoded = Arc::new(decoded);
-        let made = |decoded: &body::Decoded| Made {
-            value: decoded.value.clone(),
-            warnings: decoded.warnings.clone(),
-            track: Track::Update,
+        // Few are made twice: those are decoded again, and no copy is made for the others.
+        let first = Mutex::new(Some(decoded));
+        let made = || -> Result<Made, Status> {
+            let decoded = match first.lock().take() {
+                Some(decoded) => decoded,
+                None => body::decode(&target.kind, &request.body, options.validation)?,
+            };
+            let body::Decoded { value, warnings } = decoded;
+            Ok(Made { value, warnings, track: Track::Update })
         };
-        let make = making(|_| Box::pin(std::future::ready(Ok(made(&decoded)))));
+        let make = making(|_| Box::pin(std::future::ready(made())));
         let create = || {
             self.permit_verb(who, &request, "create")?;
-            let mut made = made(&decoded);
+            let mut made = made()?;
             if !meta::uid(&made.value).is_empty() {
                 let why = format!(
                     "Precondition failed: UID in precondition: {}, UID in object meta: ",

@@ -218,6 +218,12 @@ impl Watch {
         self.ready.pop_front()
     }
 
+    /// Whether all that is known was told: the first state, and what was read of the feed.
+    #[must_use]
+    pub fn is_level(&self) -> bool {
+        self.state.is_none() && self.ready.is_empty()
+    }
+
     async fn advance(&mut self) -> Result<(), Status> {
         if self.state.is_some() {
             return self.advance_state();

@@ -12,14 +12,16 @@ pub fn apply(node: &Node, value: &mut Value) {
     match (&node.form, value) {
         (Form::Object(object), Value::Object(map)) => {
             for field in &object.fields {
-                let name = &*field.name;
                 if let Some(default) = &field.node.default
-                    && absent(map.get(name), &field.node)
+                    && absent(map.get(&*field.name), &field.node)
                     && counts(field.presence, default)
                 {
-                    map.insert(name.to_owned(), default.clone());
+                    map.insert(field.name.to_string(), default.clone());
                 }
-                if let Some(inner) = map.get_mut(name) {
+            }
+            // Few of the fields that a type has are there, and few of those have something in them.
+            for (name, inner) in map.iter_mut().filter(|(_, inner)| has_parts(inner)) {
+                if let Some(field) = object.field(name) {
                     apply(&field.node, inner);
                 }
             }
@@ -36,6 +38,10 @@ pub fn apply(node: &Node, value: &mut Value) {
         }
         _ => {}
     }
+}
+
+fn has_parts(value: &Value) -> bool {
+    matches!(value, Value::Object(_) | Value::Array(_))
 }
 
 fn fill(node: &Node, value: &mut Value) {

@@ -12,7 +12,8 @@ pub mod decode;
 pub mod defaults;
 pub mod validate;
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 pub(crate) use builtin::{intern, schemas};
 
@@ -35,9 +36,8 @@ pub struct Node {
 
 #[derive(Clone, Debug, Default)]
 pub enum Form {
-    /// Another built-in type, by its upstream name (`io.k8s.api.core.v1.PodSpec`). [`Node::resolve`]
-    /// follows it.
-    Named(&'static str),
+    /// Another built-in type. [`Node::resolve`] follows it.
+    Named(&'static TypeName),
     Object(Object),
     /// String keys, all values of one type.
     Map(Map),
@@ -56,6 +56,13 @@ pub enum Form {
     /// Whatever JSON is there (`RawExtension`, `JSON`, `FieldsV1`).
     #[default]
     Any,
+}
+
+/// A built-in type by its upstream name (`io.k8s.api.core.v1.PodSpec`): looked up the first time, because
+/// every value of it that is read asks for it again.
+pub struct TypeName {
+    name: &'static str,
+    node: OnceLock<&'static Node>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -167,11 +174,35 @@ impl Object {
     }
 }
 
+impl TypeName {
+    pub(crate) const fn new(name: &'static str) -> TypeName {
+        TypeName { name, node: OnceLock::new() }
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        self.name
+    }
+
+    fn resolve(&self) -> &'static Node {
+        self.node.get_or_init(|| match builtin::find(self.name) {
+            Some(node) => node,
+            None => panic!("there is no built-in type {}", self.name),
+        })
+    }
+}
+
+impl fmt::Debug for TypeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
 impl Node {
     /// A built-in type by its upstream name.
     #[must_use]
     pub fn named(name: &'static str) -> Node {
-        Node { form: Form::Named(name), ..Node::default() }
+        Node { form: Form::Named(builtin::type_name(name)), ..Node::default() }
     }
 
     /// The node itself, or the type that it names. Never a [`Form::Named`].
@@ -181,10 +212,7 @@ impl Node {
     #[must_use]
     pub fn resolve(&self) -> &Node {
         match self.form {
-            Form::Named(name) => match builtin::find(name) {
-                Some(node) => node,
-                None => panic!("there is no built-in type {name}"),
-            },
+            Form::Named(name) => name.resolve(),
             _ => self,
         }
     }

@@ -4,6 +4,7 @@
 //! DIR/containerd/               images and snapshots
 //! DIR/containerd/config.toml    written at each start
 //! DIR/containerd/cni/           the pods' network
+//! DIR/containerd/certs.d/       how registries are reached, a folder each (see containerd's `hosts.toml`)
 //! DIR/run/containerd.sock       where it answers
 //! DIR/run/containerd/           what dies with the machine
 //! ```
@@ -36,6 +37,8 @@ const LASTED_MIN: Duration = Duration::from_secs(300);
 /// How one that is not our child is watched.
 const LOOK: Duration = Duration::from_secs(2);
 const SILENCES_MAX: u32 = 3;
+/// Where the system's containerd is told how registries are reached.
+const REGISTRIES: &str = "/etc/containerd/certs.d";
 /// A file system that overlays cannot be put on.
 const OVERLAY: i64 = 0x794c_7630;
 
@@ -60,6 +63,11 @@ impl Places {
     #[must_use]
     pub fn network(&self) -> PathBuf {
         self.root.join("cni")
+    }
+
+    /// Folders in which a registry has one by its name, with `hosts.toml`: where the system has them, and ours.
+    fn registries(&self) -> String {
+        format!("{REGISTRIES}:{}", self.root.join("certs.d").display())
     }
 
     fn config_file(&self) -> PathBuf {
@@ -90,6 +98,8 @@ impl Places {
              [plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
              bin_dir = {plugins:?}\n\
              conf_dir = {network:?}\n\
+             [plugins.\"io.containerd.grpc.v1.cri\".registry]\n\
+             config_path = {registries:?}\n\
              [plugins.\"io.containerd.grpc.v1.cri\".containerd]\n\
              snapshotter = {snapshotter:?}\n",
             root = self.root.join("data"),
@@ -98,6 +108,7 @@ impl Places {
             pause = own::PAUSE,
             restricted = !may_protect_from_the_kernel(),
             network = self.network(),
+            registries = self.registries(),
             snapshotter = self.snapshotter(),
         )
     }

@@ -9,11 +9,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::{BoxFuture, ready};
 use futures::stream::{self, BoxStream, StreamExt as _};
+use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
 };
 use kontiki_api::Status;
 use kontiki_api::client::Client;
@@ -23,9 +25,15 @@ use kontiki_api::object::time::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::tokens::Tokens;
+use crate::kept::AFTER;
+use crate::reconcile::Informers;
 use crate::session::{Origin, Outbox, Set, named};
+
+/// Until what is watched was seen once, or is known from disk.
+const SEEN_WAIT_MAX: Duration = AFTER.saturating_mul(2);
 
 /// A change of what this node has to run.
 #[derive(Clone, Debug)]
@@ -60,11 +68,15 @@ pub trait Masters: Send + Sync + 'static {
     /// The full set, then increments, until it breaks.
     fn assignments(&self) -> Answer<'_, BoxStream<'static, Result<Assignment, Status>>>;
 
+    /// The node's own object, as it was last known.
+    fn node(&self) -> Option<Node>;
     fn secret<'a>(&'a self, namespace: &'a str, name: &'a str) -> Answer<'a, Secret>;
     fn config_map<'a>(&'a self, namespace: &'a str, name: &'a str) -> Answer<'a, ConfigMap>;
     fn services<'a>(&'a self, namespace: &'a str) -> Answer<'a, Vec<Service>>;
     /// The volume that a claim of this namespace is bound to.
     fn volume<'a>(&'a self, namespace: &'a str, claim: &'a str) -> Answer<'a, PersistentVolume>;
+    /// All that the cluster has; empty is not the same as not known.
+    fn trust_bundles(&self) -> Answer<'_, Vec<Arc<ClusterTrustBundle>>>;
     /// A token bound to the pod.
     fn token<'a>(&'a self, pod: &'a Pod, wanted: &'a TokenWanted) -> Answer<'a, Token>;
 
@@ -81,12 +93,20 @@ pub struct Session {
     tokens: Tokens,
     /// For new tokens.
     client: Client,
+    /// What is no node's own, and watched once a pod asks for it.
+    informers: Informers,
 }
 
 impl Session {
     #[must_use]
-    pub fn new(set: Arc<Set>, outbox: Arc<Outbox>, tokens: Tokens, client: Client) -> Session {
-        Session { set, outbox, tokens, client }
+    pub fn new(
+        set: Arc<Set>,
+        outbox: Arc<Outbox>,
+        tokens: Tokens,
+        client: Client,
+        informers: Informers,
+    ) -> Session {
+        Session { set, outbox, tokens, client, informers }
     }
 
     fn find<T: DeserializeOwned>(
@@ -158,6 +178,11 @@ impl Masters for Session {
         Box::pin(ready(Ok(all.boxed())))
     }
 
+    fn node(&self) -> Option<Node> {
+        let (nodes, _) = self.set.list("nodes", "");
+        nodes.first().and_then(|(_, held)| held.read().ok())
+    }
+
     fn secret<'a>(&'a self, namespace: &'a str, name: &'a str) -> Answer<'a, Secret> {
         Box::pin(ready(self.find("secrets", namespace, name)))
     }
@@ -174,6 +199,16 @@ impl Masters for Session {
 
     fn volume<'a>(&'a self, namespace: &'a str, claim: &'a str) -> Answer<'a, PersistentVolume> {
         Box::pin(ready(self.bound(namespace, claim)))
+    }
+
+    fn trust_bundles(&self) -> Answer<'_, Vec<Arc<ClusterTrustBundle>>> {
+        let informer = self.informers.of::<ClusterTrustBundle>();
+        Box::pin(async move {
+            match timeout(SEEN_WAIT_MAX, informer.synced()).await {
+                Ok(()) => Ok(informer.list()),
+                Err(_) => Err(Status::internal("clustertrustbundles are not known yet")),
+            }
+        })
     }
 
     fn token<'a>(&'a self, pod: &'a Pod, wanted: &'a TokenWanted) -> Answer<'a, Token> {

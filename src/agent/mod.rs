@@ -19,13 +19,14 @@ pub mod node;
 pub mod pods;
 pub mod probes;
 pub mod rotation;
+pub mod stats;
 pub mod tokens;
 pub mod tunnels;
 pub mod volumes;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kontiki_api::client::Client;
@@ -34,7 +35,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::reconcile::events;
+use crate::reconcile::{Informers, events};
 use crate::session::{self, Door, Link, Outbox, Set};
 use cri::Runtime;
 use masters::Masters;
@@ -98,8 +99,15 @@ pub async fn run(
     let recorder = recorder.of("kubelet");
     let (set, outbox) = (Arc::new(Set::default()), Arc::new(Outbox::default()));
     let tokens = tokens::Tokens::read(kept.as_ref().map(|kept| kept.with_file_name("tokens")));
-    let masters: Arc<dyn Masters> =
-        Arc::new(masters::Session::new(set.clone(), outbox.clone(), tokens, client));
+    let folder = kept.as_ref().and_then(|kept| kept.parent()).map(Path::to_owned);
+    let informers = Informers::keeping(client.clone(), folder);
+    let masters: Arc<dyn Masters> = Arc::new(masters::Session::new(
+        set.clone(),
+        outbox.clone(),
+        tokens,
+        client,
+        informers.clone(),
+    ));
     let manager = pods::Manager::new(pods::Parts {
         settings: settings.clone(),
         runtime: runtime.clone(),
@@ -113,6 +121,12 @@ pub async fn run(
         clock: clock.clone(),
         logs: settings.directories.logs.clone(),
         metrics: settings.metrics.clone(),
+        stats: Arc::new(stats::Stats::new(
+            settings.clone(),
+            runtime.clone(),
+            set.clone(),
+            clock.clone(),
+        )),
     });
     let rotation =
         rotation::Rotation::new(runtime.clone(), settings.directories.logs.clone(), clock.clone());
@@ -133,6 +147,7 @@ pub async fn run(
         collector.run(stop.clone()),
         rotation.run(stop.clone()),
         session::run(link, stop.clone()),
+        informers.run(stop.clone()),
         manager.run(stop),
     );
     Ok(())

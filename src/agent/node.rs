@@ -350,7 +350,9 @@ fn system_uuid() -> String {
     told.trim().into()
 }
 
-fn processes() -> i64 {
+/// How many there are.
+#[must_use]
+pub fn processes() -> i64 {
     // The fourth field of loadavg is running/all.
     let text = read("/proc/loadavg");
     let all = text.split_whitespace().nth(3).and_then(|it| it.split('/').nth(1));

@@ -7,6 +7,7 @@ use rustls::crypto::aws_lc_rs;
 use super::config::{Asked, MASTERS, NODES, Options};
 use crate::failure::Failure;
 use crate::hollow;
+use crate::reaper;
 use crate::roles::{controllers, master, node};
 use crate::snapshots::BUCKETS;
 use crate::telemetry;
@@ -154,7 +155,12 @@ fn run(role: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     std::thread::spawn(|| aws_lc_rs::default_provider().secure_random.fill(&mut [0]));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("kontiki").build()?;
-    let ended = runtime.block_on(role);
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = role => ended,
+            () = reaper::run() => unreachable!("it has no end"),
+        }
+    });
     // What still blocks on the disk must not keep the process alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     ended

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kontiki_api::client::{Client, DeleteOptions, PatchKind, Typed};
 use kontiki_api::error::Reason;
 use kontiki_api::object::time::Clock;
@@ -317,5 +318,32 @@ async fn quotas_are_given_back_and_claims_are_held() {
     .await;
     bed.delete::<PersistentVolumeClaim>("shop", "data", "Background").await;
     bed.goes::<PersistentVolumeClaim>("shop", "data").await;
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_class_of_volume_attributes_stays_as_long_as_a_claim_names_it() {
+    let bed = Bed::start().await;
+    for name in ["gold", "silver"] {
+        let class = json!({"metadata": {"name": name}, "driverName": "csi.example.com",
+            "parameters": {"iops": "1000"}});
+        let class = bed.create::<VolumeAttributesClass>("", class).await;
+        assert_eq!(class.metadata.finalizers.unwrap(), ["kubernetes.io/vac-protection"]);
+    }
+    let claim = json!({"metadata": {"name": "data"}, "spec": {
+        "volumeAttributesClassName": "gold", "storageClassName": "none",
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    bed.create::<PersistentVolumeClaim>("default", claim).await;
+    bed.becomes::<PersistentVolumeClaim>("default", "data", |it| {
+        it.metadata.finalizers.iter().flatten().any(|it| it == "kubernetes.io/pvc-protection")
+    })
+    .await;
+    bed.delete::<VolumeAttributesClass>("", "gold", "Background").await;
+    bed.delete::<VolumeAttributesClass>("", "silver", "Background").await;
+    bed.goes::<VolumeAttributesClass>("", "silver").await;
+    let gold = bed.find::<VolumeAttributesClass>("", "gold").await.expect("a claim names it");
+    assert!(gold.metadata.deletion_timestamp.is_some());
+    bed.delete::<PersistentVolumeClaim>("default", "data", "Background").await;
+    bed.goes::<VolumeAttributesClass>("", "gold").await;
     bed.stop().await;
 }

@@ -259,6 +259,12 @@ pub const ROSTER: &[Entry] = &[
         start: volume_protection::start_volumes,
     },
     Entry {
+        name: "volumeattributesclass-protection-controller",
+        about: "classes of volume attributes that claims and volumes name",
+        on_by_default: true,
+        start: volume_protection::start_classes,
+    },
+    Entry {
         name: "persistentvolume-binder-controller",
         about: "brings claims and volumes together, and makes directories on nodes",
         on_by_default: true,

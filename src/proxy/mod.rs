@@ -41,6 +41,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::kept::Kept;
 use crate::reconcile::{Informer, Informers};
 use flows::Udp;
 pub use metrics::Metrics;
@@ -100,6 +101,8 @@ pub struct Settings {
     pub leaving: Leaving,
     pub nft: Nft,
     pub metrics: Metrics,
+    /// Where what the node's object said last is kept.
+    pub kept: Option<Kept>,
 }
 
 /// Keeps the rules as the cluster's services are, until `stop`. `informers` are run by the caller.
@@ -124,10 +127,11 @@ pub async fn run(
     let (place, placed) = watch::channel(place);
     let (health, answers) = watch::channel(health::All::new());
     let table = Table::new(settings.nft.clone());
+    let kept = settings.kept.clone();
     let keeper = Keeper { settings, services, slices, changed, placed, health, served, table };
     tokio::join!(
         keeper.run(stop.clone()),
-        place::follow(&place, &client, stop.clone()),
+        place::follow(&place, &client, kept.as_ref(), stop.clone()),
         health::run(answers, stop),
     );
     Ok(())

@@ -1,4 +1,5 @@
-//! Where this is: the node's name, zone, addresses, and the range of its pods. Its object says what can change.
+//! Where this is: the node's name, zone, addresses, and the range of its pods. Its object says what can change;
+//! what it said last is on disk, for a start without any master.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use kontiki_api::request::Options;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+
+use crate::kept::Kept;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// Pause before a watch that ended is opened again; doubled up to the most.
@@ -49,7 +52,52 @@ impl Place {
 }
 
 /// Keeps `place` as the node's object says, until `stop`.
-pub async fn follow(place: &watch::Sender<Place>, client: &Client, stop: CancellationToken) {
+pub async fn follow(
+    place: &watch::Sender<Place>,
+    client: &Client,
+    kept: Option<&Kept>,
+    stop: CancellationToken,
+) {
+    let remembering = async {
+        match kept {
+            Some(kept) => remember(place, kept).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = ask(place, client, stop) => {}
+        () = remembering => {}
+    }
+}
+
+/// Zone and ranges, as text.
+type Written = (Option<String>, Vec<String>);
+
+/// Takes the place as it was said to be last until a master says it, and writes that down.
+async fn remember(place: &watch::Sender<Place>, kept: &Kept) {
+    let mut told = place.subscribe();
+    if let Some((zone, pods)) = kept.value::<Written>().await {
+        place.send_if_modified(|place| {
+            let first = place.pods.is_empty();
+            if first {
+                // Its name and its addresses are those of today.
+                place.zone = zone;
+                place.pods = pods.iter().filter_map(|it| it.parse().ok()).collect();
+            }
+            first
+        });
+    }
+    told.mark_changed();
+    while told.changed().await.is_ok() {
+        let now = told.borrow_and_update().clone();
+        let pods: Vec<String> = now.pods.iter().map(ToString::to_string).collect();
+        if !pods.is_empty() && kept.put_value(&(now.zone, pods)).await.is_err() {
+            told.mark_changed();
+        }
+    }
+}
+
+async fn ask(place: &watch::Sender<Place>, client: &Client, stop: CancellationToken) {
     let mut pause = RETRY_FIRST;
     while !stop.is_cancelled() {
         let result = tokio::select! {

@@ -2,12 +2,14 @@
 //!
 //! Keeps: changes are seen in the order of their revisions, each once; `revision` never passes what was
 //! seen, so "the informer is at revision r" means that everything up to r is in it. After a cut the
-//! whole state is read again and the difference is told as if it had been watched.
+//! whole state is read again and the difference is told as if it had been watched. Where a folder is given for
+//! it, what was seen last is on disk too, and is shown when no master answers.
 //! Never: shows an object's `managedFields`, which nobody here reads and which are a third of its bytes
 //! (an update that leaves them out keeps them, as the API rules).
 
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,10 +22,13 @@ use kontiki_api::client::{Change, Client, Typed};
 use kontiki_api::error::Reason;
 use kontiki_api::request::Options;
 use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Key, revision_of};
+use crate::kept::{AFTER, Kept};
 
 /// Pause before a watch that failed is opened again; doubled up to the most.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -65,6 +70,23 @@ struct Inner<K> {
     handlers: RwLock<Vec<Handler<K>>>,
     /// The revision that is seen; zero until the first state is whole.
     revision: watch::Sender<u64>,
+    /// The state is what a master has said: a watch can go on from it.
+    told: AtomicBool,
+    /// Goes up with each change.
+    changes: watch::Sender<u64>,
+}
+
+/// What is on disk of a resource.
+#[derive(Deserialize)]
+struct Remembered<K> {
+    revision: u64,
+    objects: Vec<K>,
+}
+
+#[derive(Serialize)]
+struct Remembering<'a, K> {
+    revision: u64,
+    objects: Vec<&'a K>,
 }
 
 struct Cache<K> {
@@ -123,7 +145,13 @@ impl<K: Typed + ListableResource> Informer<K> {
             cache: RwLock::new(Cache { objects: BTreeMap::new(), indexes: HashMap::new() }),
             handlers: RwLock::new(Vec::new()),
             revision: watch::Sender::new(0),
+            told: AtomicBool::new(false),
+            changes: watch::Sender::new(0),
         }))
+    }
+
+    fn is_told(&self) -> bool {
+        self.0.told.load(Ordering::Relaxed)
     }
 
     /// Is called for each change from here on, after it is in the informer, in order. It must be quick:
@@ -235,7 +263,8 @@ impl<K: Typed + ListableResource> Informer<K> {
         };
         handlers.iter().for_each(|handler| handler(&delta));
         drop(handlers);
-        if self.revision() > 0 {
+        self.0.changes.send_modify(|number| *number += 1);
+        if self.is_told() {
             self.advance(revision);
         }
     }
@@ -245,6 +274,7 @@ impl<K: Typed + ListableResource> Informer<K> {
         let old = self.0.cache.write().remove(key);
         if let Some(old) = old {
             handlers.iter().for_each(|handler| handler(&Delta::Deleted(&old)));
+            self.0.changes.send_modify(|number| *number += 1);
         }
     }
 
@@ -277,6 +307,7 @@ impl<K: Typed + ListableResource> Informer<K> {
                         resource = K::URL_PATH_SEGMENT,
                         "the watch was cut, reading all"
                     );
+                    self.0.told.store(false, Ordering::Relaxed);
                     self.0.revision.send_replace(0);
                 }
                 Err(status) => {
@@ -294,7 +325,7 @@ impl<K: Typed + ListableResource> Informer<K> {
     /// One watch, to its end.
     async fn follow(&self, client: &Client) -> Result<(), Status> {
         let from = self.revision();
-        let whole = from == 0;
+        let whole = !self.is_told();
         let options = Options {
             allow_watch_bookmarks: true,
             send_initial_events: whole.then_some(true),
@@ -302,7 +333,7 @@ impl<K: Typed + ListableResource> Informer<K> {
             resource_version: (!whole).then(|| from.to_string()),
             ..Options::default()
         };
-        let mut changes = std::pin::pin!(client.watch::<K>("", options).await?);
+        let mut changes = std::pin::pin!(client.watch_bare::<K>("", options).await?);
         // Keys of the state that is being read; what else is there has gone meanwhile.
         let mut seen = whole.then(HashSet::new);
         while let Some(change) = changes.next().await {
@@ -317,10 +348,52 @@ impl<K: Typed + ListableResource> Informer<K> {
                     cache.objects.keys().filter(|key| !keys.contains(*key)).cloned().collect()
                 };
                 gone.iter().for_each(|key| self.remove(key));
+                // From here on it is the master's, who may be behind what was remembered.
+                self.0.told.store(true, Ordering::Relaxed);
+                if let Change::Bookmark { resource_version, .. } = &change {
+                    self.0.revision.send_replace(resource_version.parse().unwrap_or(0));
+                }
+                self.0.changes.send_modify(|number| *number += 1);
             }
             self.apply(change);
         }
         Ok(())
+    }
+
+    /// Shows what was seen last when no master answers, and writes down what they say. Is polled by the task
+    /// that watches, so that neither comes into the middle of what the other puts.
+    async fn keep(self, kept: Kept) {
+        let remembered = kept.value::<Remembered<K>>().await;
+        if let Some(remembered) = remembered
+            && timeout(AFTER, self.synced()).await.is_err()
+        {
+            let resource = K::URL_PATH_SEGMENT;
+            tracing::warn!(resource, "no master answers: they are shown as they were last");
+            // A master may have begun to tell them: what it has told is right.
+            let is_new = |object: &K| self.get(&Key::of(object.metadata())).is_none();
+            remembered.objects.into_iter().filter(is_new).for_each(|object| self.put(object));
+            self.0.revision.send_replace(remembered.revision.max(1));
+        }
+        let mut changes = self.0.changes.subscribe();
+        changes.mark_changed();
+        while changes.changed().await.is_ok() {
+            if !self.is_told() {
+                continue;
+            }
+            let body = {
+                let cache = self.0.cache.read();
+                let objects = cache.objects.values().map(AsRef::as_ref).collect();
+                serde_json::to_vec(&Remembering { revision: self.revision(), objects })
+            };
+            let written = match body {
+                Ok(body) => kept.put(body).await,
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(why) = written {
+                tracing::debug!(resource = K::URL_PATH_SEGMENT, why, "is written down later");
+                changes.mark_changed();
+            }
+        }
     }
 }
 
@@ -337,13 +410,22 @@ struct Set {
     waits: Mutex<Vec<Box<dyn Fn() -> BoxFuture<'static, ()> + Send>>>,
     running: AtomicBool,
     added: tokio::sync::Notify,
+    /// Where what is seen is kept for the time when no master answers.
+    kept: Option<PathBuf>,
 }
 
 impl Informers {
     #[must_use]
     pub fn new(client: Client) -> Informers {
+        Informers::keeping(client, None)
+    }
+
+    /// With a folder in which each resource has a file, so that it is known also when no master answers.
+    #[must_use]
+    pub fn keeping(client: Client, kept: Option<PathBuf>) -> Informers {
         Informers(Arc::new(Set {
             client,
+            kept,
             made: Mutex::default(),
             starts: Mutex::default(),
             waits: Mutex::default(),
@@ -364,7 +446,25 @@ impl Informers {
         let informer = Informer::<K>::new();
         made.insert(TypeId::of::<K>(), Arc::new(informer.clone()));
         let watched = informer.clone();
-        self.0.starts.lock().push(Box::new(|client, stop| Box::pin(watched.run(client, stop))));
+        let kept = self
+            .0
+            .kept
+            .as_ref()
+            .map(|folder| Kept::new(folder.join(K::URL_PATH_SEGMENT), K::URL_PATH_SEGMENT));
+        self.0.starts.lock().push(Box::new(move |client, stop: CancellationToken| {
+            Box::pin(async move {
+                let keeping = async {
+                    match kept {
+                        Some(kept) => watched.clone().keep(kept).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = watched.clone().run(client, stop) => {}
+                    () = keeping => {}
+                }
+            })
+        }));
         let waited = informer.clone();
         self.0.waits.lock().push(Box::new(move || {
             let informer = waited.clone();
@@ -394,5 +494,94 @@ impl Informers {
     pub async fn synced(&self) {
         let waits: Vec<_> = self.0.waits.lock().iter().map(|wait| wait()).collect();
         futures::future::join_all(waits).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kontiki_api::client::{Event, EventKind, Events, Served, Transport};
+    use kontiki_api::request::Request;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A master that has these objects, or is away.
+    struct Master(Option<Vec<Value>>);
+
+    fn object(name: &str, text: &str, revision: u64) -> Value {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"text": text}, "metadata": {
+            "name": name, "namespace": "n", "resourceVersion": revision.to_string()}})
+    }
+
+    impl Transport for Master {
+        fn call(&self, _request: Request) -> BoxFuture<'static, Result<Bytes, Status>> {
+            Box::pin(async { Err(Status::internal("it is only watched")) })
+        }
+
+        fn watch(&self, _request: Request) -> BoxFuture<'static, Result<Events, Status>> {
+            let Some(objects) = &self.0 else {
+                return Box::pin(async { Err(Status::internal("away")) });
+            };
+            let event = |kind, object: &Value| {
+                let object = Bytes::from(serde_json::to_vec(object).unwrap());
+                Ok(Event { kind, object })
+            };
+            let mut all: Vec<_> = objects.iter().map(|it| event(EventKind::Added, it)).collect();
+            let bookmark = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {
+                "resourceVersion": "7", "annotations": {"k8s.io/initial-events-end": "true"}}});
+            all.push(event(EventKind::Bookmark, &bookmark));
+            let events: Events =
+                Box::pin(futures::stream::iter(all).chain(futures::stream::pending()));
+            Box::pin(async { Ok(events) })
+        }
+
+        fn resources(&self) -> BoxFuture<'static, Result<Vec<Served>, Status>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+    }
+
+    /// What is seen by one who starts in `folder`, as soon as it counts as whole.
+    async fn seen(folder: &std::path::Path, master: Option<Vec<Value>>) -> Vec<(String, String)> {
+        let told = master.is_some();
+        let client = Client::new(Arc::new(Master(master)), "test");
+        let informers = Informers::keeping(client, Some(folder.to_owned()));
+        let maps = informers.of::<ConfigMap>();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn({
+            let (informers, stop) = (informers.clone(), stop.clone());
+            async move { informers.run(stop).await }
+        });
+        maps.synced().await;
+        let file = Kept::new(folder.join("configmaps"), "configmaps");
+        let is_written = || {
+            let Ok(Some(body)) = file.read() else { return false };
+            serde_json::from_slice::<Value>(&body).unwrap()["objects"].as_array().unwrap().len()
+                == maps.len()
+        };
+        while told && !is_written() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        stop.cancel();
+        running.await.unwrap();
+        let text = |it: &Arc<ConfigMap>| it.data.as_ref().unwrap()["text"].clone();
+        maps.list().iter().map(|it| (it.metadata.name.clone().unwrap(), text(it))).collect()
+    }
+
+    fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {
+        all.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_seen_last_is_shown_without_a_master_and_put_right_by_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = vec![object("a", "one", 5), object("b", "one", 6)];
+        assert_eq!(seen(folder.path(), Some(first)).await, pairs(&[("a", "one"), ("b", "one")]));
+        assert_eq!(seen(folder.path(), None).await, pairs(&[("a", "one"), ("b", "one")]));
+        // Another history, and a shorter one: it is the master's all the same.
+        let second = vec![object("a", "two", 3)];
+        assert_eq!(seen(folder.path(), Some(second)).await, pairs(&[("a", "two")]));
+        assert_eq!(seen(folder.path(), None).await, pairs(&[("a", "two")]));
     }
 }

@@ -9,6 +9,7 @@
 //! each time.
 //! Never: hands an event to a reconciler; knows a store or Raft (it has a `Client`).
 
+pub mod amounts;
 pub mod events;
 pub mod informer;
 pub mod labels;

@@ -1,10 +1,18 @@
-//! Which nodes a pod may be on by what it says of them: taints and tolerations, labels and affinity. Pure.
+//! Which nodes a pod may be on by what it says of them: taints and tolerations, labels and affinity, ports of
+//! the host. Pure.
 //!
-//! The scheduler asks for any node, a DaemonSet for each; both have to mean the same.
+//! The scheduler asks for any node, a DaemonSet for each, a node for itself; all have to mean the same.
 
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
+    ContainerPort, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec,
+    Taint, Toleration,
 };
+
+/// A port of the host, as a pod takes it: (address, protocol, port).
+pub type HostPort = (String, String, i32);
+
+/// Every address of the host.
+const ANY: &str = "0.0.0.0";
 
 /// Whether a toleration is meant for a taint (upstream's `ToleratesTaint`).
 #[must_use]
@@ -23,6 +31,32 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         "Gt" => numbers().is_some_and(|(taint, bound)| taint > bound),
         _ => false,
     }
+}
+
+/// Ports of the host that a pod takes.
+#[must_use]
+pub fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let taken = |port: &ContainerPort| {
+        let number = port.host_port.filter(|number| *number > 0)?;
+        let address = port.host_ip.as_deref().filter(|ip| !ip.is_empty()).unwrap_or(ANY);
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        Some((address.to_owned(), protocol.to_owned(), number))
+    };
+    let containers = spec.containers.iter().chain(sidecars);
+    containers.flat_map(|container| container.ports.iter().flatten().filter_map(taken)).collect()
+}
+
+/// Whether two pods cannot have these ports side by side: on different addresses they can.
+#[must_use]
+pub fn clash(one: &HostPort, other: &HostPort) -> bool {
+    let same = one.0 == other.0 || one.0 == ANY || other.0 == ANY;
+    same && one.1 == other.1 && one.2 == other.2
 }
 
 #[must_use]

@@ -4,6 +4,7 @@
 //! Never: ends the node because the kernel or a program lacks what these need; pods run without it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use kontiki_api::client::Client;
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::dns;
+use crate::kept::Kept;
 use crate::proxy::nft::Nft;
 use crate::proxy::{self, Leaving, kernel};
 use crate::reconcile::Informers;
@@ -26,6 +28,8 @@ pub struct Parts {
     pub cluster: ClusterSettings,
     pub domain: String,
     pub metrics: proxy::Metrics,
+    /// A folder in which what masters last said is kept, for a start without any.
+    pub kept: Option<PathBuf>,
 }
 
 impl Parts {
@@ -55,7 +59,10 @@ pub async fn run(
     let (services, pods) = parts.ranges()?;
     let own = parts.dns()?;
     let client = client.named("kontiki-network");
-    let informers = Informers::new(client.clone());
+    let kept =
+        |name: &'static str| parts.kept.as_ref().map(|folder| Kept::new(folder.join(name), name));
+    let (place, ways) = (kept("place"), kept("ways"));
+    let informers = Informers::keeping(client.clone(), parts.kept);
     let names = dns::Settings {
         domain: parts.domain,
         listen: own.iter().map(|address| SocketAddr::new(*address, dns::PORT)).collect(),
@@ -65,7 +72,7 @@ pub async fn run(
     };
     let names = dns::run(names, informers.clone(), stop.clone());
     let me = routes::Me { node: parts.node.clone(), addresses: parts.addresses.clone() };
-    let ways = routes::run(me, client.clone(), stop.clone());
+    let ways = routes::run(me, client.clone(), ways, stop.clone());
     let rules = {
         let (informers, stop) = (informers.clone(), stop.clone());
         async move {
@@ -86,6 +93,7 @@ pub async fn run(
                 leaving: Leaving::Masqueraded,
                 nft: Nft::here(),
                 metrics: parts.metrics,
+                kept: place,
             };
             proxy::run(settings, client, informers, served, stop).await
         }

@@ -6,6 +6,8 @@
 //! DIR/pki/node/cluster.json                     the ranges of services and pods
 //! DIR/pki/node/masters.json                     where masters serve, as last told
 //! DIR/assigned/{set,tokens}                     what the node runs, as last told
+//! DIR/assigned/{services,endpointslices}        whom services lead to, as last told
+//! DIR/assigned/{place,ways}                     where this node and the others are, as last told
 //! ```
 //! Keeps: before a master has said yes nothing is written. A node that has joined starts without a
 //! token.
@@ -188,6 +190,7 @@ async fn node(
         cluster,
         domain: DOMAIN.into(),
         metrics: proxy::Metrics::default(),
+        kept: way.kept.as_ref().and_then(|set| set.parent()).map(Path::to_owned),
     };
     let mut metrics = Registry::default();
     parts.metrics.register(&mut metrics);

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Keeps: our routes are known by their protocol number ([`kernel::OURS`]), also after a restart: those of
-//! nodes that are gone go, those that somebody has taken away come back. They stay when this ends.
+//! nodes that are gone go, those that somebody has taken away come back. They stay when this ends. What nodes
+//! said last is on disk, for a start without any master.
 //! Never: touches a route of another's, even one to the same range; keeps more of a node than the few words
 //! that are needed.
 
@@ -25,8 +26,10 @@ use kontiki_api::Status;
 use kontiki_api::client::{Change, Client};
 use kontiki_api::request::Options;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+
+use crate::kept::{AFTER, Kept};
 
 /// How often it is looked whether our routes are still there: a link that was down has none.
 const LOOK: Duration = Duration::from_secs(30);
@@ -93,10 +96,21 @@ pub fn wanted(ways: &Ways, me: &Me) -> Routes {
 }
 
 /// Keeps the routes as the cluster's nodes are, until `stop`.
-pub async fn run(me: Me, client: Client, stop: CancellationToken) -> Result<(), String> {
+pub async fn run(
+    me: Me,
+    client: Client,
+    kept: Option<Kept>,
+    stop: CancellationToken,
+) -> Result<(), String> {
     let (ways, known) = watch::channel(None);
+    let remembering = async {
+        match kept {
+            Some(kept) => remember(&kept, &ways).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
-        () = async { tokio::join!(follow(&ways, &client), keep(&me, known)); } => {}
+        () = async { tokio::join!(follow(&ways, &client), keep(&me, known), remembering); } => {}
         () = stop.cancelled() => {}
     }
     Ok(())
@@ -121,6 +135,51 @@ async fn keep(me: &Me, mut known: watch::Receiver<Option<Ways>>) {
         // Told or not: what is there is looked at again.
         if let Ok(Err(_)) = tokio::time::timeout(LOOK, known.changed()).await {
             return;
+        }
+    }
+}
+
+/// Addresses and ranges by the node's name, as text.
+type WrittenWays = BTreeMap<String, (Vec<String>, Vec<String>)>;
+
+fn written(ways: &Ways) -> WrittenWays {
+    let one = |way: &Way| {
+        let addresses = way.addresses.iter().map(ToString::to_string).collect();
+        (addresses, way.pods.iter().map(ToString::to_string).collect())
+    };
+    ways.iter().map(|(name, way)| (name.clone(), one(way))).collect()
+}
+
+fn read(written: WrittenWays) -> Ways {
+    let one = |(addresses, pods): (Vec<String>, Vec<String>)| Way {
+        addresses: addresses.iter().filter_map(|it| it.parse().ok()).collect(),
+        pods: pods.iter().filter_map(|it| it.parse().ok()).collect(),
+    };
+    written.into_iter().map(|(name, way)| (name, one(way))).collect()
+}
+
+/// Takes the ways that were known last for true when no master answers, and writes down what is known.
+async fn remember(kept: &Kept, ways: &watch::Sender<Option<Ways>>) {
+    let mut known = ways.subscribe();
+    let last = kept.value::<WrittenWays>().await.map(read);
+    let told = timeout(AFTER, known.wait_for(Option::is_some)).await.is_ok();
+    if let Some(last) = last.filter(|_| !told) {
+        tracing::warn!("no master answers: other nodes' pods are where they were last");
+        ways.send_if_modified(|ways| {
+            let first = ways.is_none();
+            if first {
+                *ways = Some(last);
+            }
+            first
+        });
+    }
+    known.mark_changed();
+    while known.changed().await.is_ok() {
+        let now = known.borrow_and_update().clone();
+        if let Some(now) = now
+            && kept.put_value(&written(&now)).await.is_err()
+        {
+            known.mark_changed();
         }
     }
 }

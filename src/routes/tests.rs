@@ -136,7 +136,7 @@ fn the_nodes_of_the_api_are_followed() {
         let two = node("two", &["10.42.1.0/24"], &["192.0.2.2"]);
         client.create(&two).await.unwrap();
         let stop = CancellationToken::new();
-        let running = tokio::spawn(run(me(), client.clone(), stop.clone()));
+        let running = tokio::spawn(run(me(), client.clone(), None, stop.clone()));
         let becomes = async |wanted: &[&str]| {
             let look = async {
                 while ours() != wanted {

@@ -29,7 +29,6 @@ mod filter;
 mod metrics;
 mod nodes;
 mod preempt;
-mod resources;
 mod score;
 mod waiting;
 mod world;

@@ -10,11 +10,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use super::resources::{Resources, requests, requests_for_scoring};
 use crate::reconcile::Key;
-
-/// A port of the host, as a pod takes it: (address, protocol, port).
-pub type HostPort = (String, String, i32);
+use crate::reconcile::amounts::{Resources, counted, requests_for_scoring};
+use crate::reconcile::node_rules::{HostPort, host_ports};
 
 /// A pod on a node, with all that is reckoned from it once.
 struct Placed {
@@ -30,7 +28,7 @@ struct Placed {
 impl Placed {
     fn new(key: Key, pod: Arc<Pod>) -> Placed {
         Placed {
-            requests: requests(&pod),
+            requests: counted(&pod),
             weighed: requests_for_scoring(&pod),
             ports: host_ports(&pod),
             has_affinity: has_affinity(&pod),
@@ -126,25 +124,6 @@ impl NodeInfo {
         self.with_required_anti_affinity -= usize::from(placed.has_required_anti_affinity);
         Some(placed.pod.clone())
     }
-}
-
-/// Ports of the host that a pod takes.
-#[must_use]
-pub fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    let taken = |port: &k8s_openapi::api::core::v1::ContainerPort| {
-        let number = port.host_port.filter(|number| *number > 0)?;
-        let address = port.host_ip.as_deref().filter(|ip| !ip.is_empty()).unwrap_or("0.0.0.0");
-        let protocol = port.protocol.as_deref().unwrap_or("TCP");
-        Some((address.to_owned(), protocol.to_owned(), number))
-    };
-    let containers = spec.containers.iter().chain(sidecars);
-    containers.flat_map(|container| container.ports.iter().flatten().filter_map(taken)).collect()
 }
 
 fn has_affinity(pod: &Pod) -> bool {

@@ -10,8 +10,8 @@ use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, WeightedPodAffinityTerm};
 
 use super::filter::{Prepared, Spread, Term, node};
 use super::nodes::{NodeInfo, Snapshot};
-use super::resources::{Resources, requests_for_scoring};
 use super::world::World;
+use crate::reconcile::amounts::{Resources, requests_for_scoring};
 
 const BEST: i64 = 100;
 

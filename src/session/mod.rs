@@ -32,14 +32,13 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::kept::AFTER;
 use set::{Incoming, Taken};
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// A session that lasted as long was none that failed.
 const LASTED_MIN: Duration = Duration::from_secs(30);
-/// Without a master for so long, what is on disk has to do.
-const KEPT_AFTER: Duration = Duration::from_secs(10);
 /// Until a master has written a message of reports: thousands of agents may have begun at once, and its beats
 /// tell that it lives.
 const WRITTEN_MAX: Duration = Duration::from_secs(300);
@@ -92,7 +91,7 @@ pub async fn run(link: Link, stop: CancellationToken) {
 
 /// Takes what is on disk for true when no master says anything else.
 async fn trust(set: &Set) {
-    sleep(KEPT_AFTER).await;
+    sleep(AFTER).await;
     if set.trust() {
         tracing::warn!("no master answers: the pods that were assigned last are run on");
     }

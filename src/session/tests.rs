@@ -1,6 +1,7 @@
 //! Sessions with a whole API server behind a real listener.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Door, Link, Masters, Origin, Outbox, Set, named, run};
 use crate::agent::cri::fake::Fake;
+use crate::agent::pods::tests::settings;
+use crate::agent::stats::Stats;
 use crate::agent::tunnels::Ends;
 use crate::pki::{Credentials, Trust, client_config};
 
@@ -84,6 +87,12 @@ fn link(door: Door) -> Link {
         clock: Clock::System,
         logs: "/nonexistent".into(),
         metrics: Arc::default(),
+        stats: Arc::new(Stats::new(
+            Arc::new(settings(Path::new("/nonexistent"))),
+            Arc::new(Fake::default()),
+            Arc::new(Set::default()),
+            Clock::System,
+        )),
     };
     Link {
         node: "n".into(),

@@ -18,12 +18,12 @@ fn both(programs: Programs, members: usize) -> Transcript {
 
 /// Every walk, with each etcd and as many members as it is for.
 macro_rules! walks {
-    (with any members: $($any:ident)* with one member: $($one:ident)*) => {
-        walks! { in one_member, Programs::of_the_system(), 1: $($any)* $($one)* }
-        walks! { in three_members, Programs::of_the_system(), 3: $($any)* }
-        walks! { in release_3_5, Programs::of_3_5(), 1: $($any)* $($one)* }
+    (with any members: $($any:ident)*; with one member: $($one:ident)*;) => {
+        walks! { in one_member, Programs::of_the_system(), 1; $($any)* $($one)* }
+        walks! { in three_members, Programs::of_the_system(), 3; $($any)* }
+        walks! { in release_3_5, Programs::of_3_5(), 1; $($any)* $($one)* }
     };
-    (in $module:ident, $programs:expr, $members:expr: $($walk:ident)*) => {
+    (in $module:ident, $programs:expr, $members:expr; $($walk:ident)*) => {
         mod $module {
             use super::*;
             $(
@@ -45,10 +45,10 @@ walks! {
     users_roles_and_rights_are_kept_alike
     locks_and_elections_go_alike
     etcdctl_saves_what_kontiki_can_read
-    etcdctl_mirrors_in_both_directions
+    etcdctl_mirrors_in_both_directions;
     // It names the one member there is. Of three, `tests/it` asks processes of their own.
     with one member:
-    the_cluster_is_described_alike
+    the_cluster_is_described_alike;
 }
 
 #[test]

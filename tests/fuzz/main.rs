@@ -4,6 +4,7 @@
 //! down, and belongs into `fuzz/seeds` from then on. `make fuzz` looks further, by libFuzzer, from the same
 //! seeds.
 
+mod objects;
 mod targets;
 
 use std::path::{Path, PathBuf};
@@ -67,7 +68,8 @@ fn try_out(name: &str, target: fn(&[u8]), input: &[u8]) {
 }
 
 fn run(name: &str) {
-    let (_, target) = targets::ALL.iter().find(|(other, _)| *other == name).unwrap();
+    let mut all = targets::ALL.iter().chain(objects::ALL);
+    let (_, target) = all.find(|(other, _)| *other == name).unwrap();
     let seeds = seeds(name);
     assert!(!seeds.is_empty(), "{name} has no seeds");
     for (path, input) in &seeds {
@@ -111,4 +113,29 @@ fn rows_are_read_or_refused() {
 #[test]
 fn a_log_opens_or_is_refused() {
     run("log");
+}
+
+#[test]
+fn bodies_are_read_or_refused_and_have_the_shape_of_their_type() {
+    run("decode");
+}
+
+#[test]
+fn protobuf_is_read_or_refused_and_written_as_it_was_read() {
+    run("protobuf");
+}
+
+#[test]
+fn patches_are_carried_out_or_refused() {
+    run("patch");
+}
+
+#[test]
+fn what_is_applied_twice_is_applied_once_or_refused() {
+    run("apply");
+}
+
+#[test]
+fn selectors_are_read_or_refused() {
+    run("selectors");
 }

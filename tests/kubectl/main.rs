@@ -5,6 +5,7 @@
 
 mod access;
 mod apply;
+mod audit;
 mod changes;
 mod creation;
 mod deletion;

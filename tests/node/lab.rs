@@ -4,7 +4,7 @@
 //! that holds it ends. A file that a runtime puts below `/run` or `/var/log/pods` is its machine's alone.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -143,6 +143,14 @@ impl Host {
         command.arg(env!("CARGO_BIN_EXE_kontiki")).env_clear().env("PATH", PATH);
         command.stdin(Stdio::null()).kill_on_drop(true);
         command
+    }
+
+    /// Runs a command of the system here, in whatever namespaces the machine has.
+    pub async fn does(&self, words: &[&str]) -> Output {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--mount", "--pid", "--target", &self.inside().to_string(), "--"]);
+        command.args(words).env_clear().env("PATH", PATH).stdin(Stdio::null()).kill_on_drop(true);
+        timeout(PATIENCE, command.output()).await.expect("it ends").unwrap()
     }
 
     /// Starts Kontiki here. Its log goes on where an earlier one's of that name has ended.

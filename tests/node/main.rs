@@ -5,8 +5,10 @@
 //! other and nothing of them is left, however they end.
 
 mod behaviours;
+mod full;
 mod kubectl;
 mod lab;
+mod registry;
 mod three;
 
 use std::ops::Deref;
@@ -87,6 +89,25 @@ impl Machine {
         ended.unwrap_or_else(|_| panic!("it does not end\n{}", self.log())).unwrap().code()
     }
 
+    /// It is the first process of its machine: what the runtime's helpers leave to it does not stay.
+    async fn takes_in_orphans(&self) {
+        let zombies = || {
+            let inside = self.inside;
+            let children = format!("/proc/{inside}/task/{inside}/children");
+            let children = std::fs::read_to_string(children).unwrap();
+            let ended = |number: &&str| {
+                let stat = std::fs::read_to_string(format!("/proc/{number}/stat"));
+                stat.is_ok_and(|it| it.contains(") Z "))
+            };
+            children.split_whitespace().filter(ended).count()
+        };
+        let until = Instant::now() + PATIENCE;
+        while zombies() > 0 {
+            assert!(Instant::now() < until, "{} zombies are left", zombies());
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Nothing below the data directory is still mounted, and no log of a pod is left.
     fn is_left_by(&self, pod: &Value) -> bool {
         let uid = pod["metadata"]["uid"].as_str().expect("an object has a uid");
@@ -151,6 +172,7 @@ async fn one_command_is_a_cluster_whose_pods_serve_restart_end_and_go() {
     for pod in [&server, &client, &fails, &lacks] {
         assert!(machine.is_left_by(pod), "{} has left something", pod["metadata"]["name"]);
     }
+    machine.takes_in_orphans().await;
     assert_eq!(machine.stop().await, Some(0), "{}", machine.log());
     assert!(!machine.log().contains("ERROR"), "{}", machine.log());
 }

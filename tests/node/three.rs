@@ -359,6 +359,47 @@ async fn a_rollout_and_a_drain_lose_no_request(ask: &Kubectl) {
     ask.does(&["uncordon", "n1"]).await;
 }
 
+/// Names, addresses of services and ways to other nodes are what they were, although a node begins with none of
+/// them in its kernel and nobody to ask.
+async fn services_are_known_to_a_node_that_starts_without_a_master(cluster: &mut Cluster) {
+    let listed = cluster.lab.hosts[0].runs(&["ps", "--output", "json"]).await;
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let node = listed.as_array().unwrap().iter().find(|it| it["role"] == "node");
+    let pods = node.unwrap()["runtime"]["pods"].as_array().unwrap();
+    let inside = pods.iter().find(|it| it["name"] == "inside").unwrap();
+    let main = inside["containers"].as_array().unwrap().iter().find(|it| it["name"] == "main");
+    let process = main.unwrap()["pid"].to_string();
+    let get = async |cluster: &Cluster, url: &str| {
+        let enter = ["nsenter", "--net", "--mount", "--target", &process, "--"];
+        let words = [&enter[..], &["/bin/demo", "get", url]].concat();
+        cluster.lab.hosts[0].does(&words).await
+    };
+    cluster.nodes[0].take().unwrap().dies().await;
+    let host = &cluster.lab.hosts[0];
+    for words in [
+        &["nft", "delete", "table", "inet", "kontiki"][..],
+        &["ip", "link", "delete", "kontiki-dns"],
+        &["ip", "route", "flush", "proto", "107"],
+    ] {
+        let done = host.does(words).await;
+        assert!(done.status.success(), "{words:?}: {done:?}");
+    }
+    assert!(!get(cluster, "http://web/").await.status.success(), "nobody knows it now");
+    cluster.nodes[0] = Some(cluster.node(0));
+    for url in ["http://web/", "http://web.default.svc.cluster.local/", "http://lone/"] {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let said = get(cluster, url).await;
+            if said.status.success() {
+                break;
+            }
+            let log = cluster.nodes[0].as_ref().unwrap().said();
+            assert!(Instant::now() < until, "{url}: {said:?}\n{log}");
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
 async fn pods_outlive_all_masters(cluster: &mut Cluster, ask: &Kubectl, kept: usize) {
     let web = ask.json(&["service", "web"]).await;
     let port = web["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
@@ -370,6 +411,7 @@ async fn pods_outlive_all_masters(cluster: &mut Cluster, ask: &Kubectl, kept: us
         let said = cluster.lab.fetch(&format!("http://{}:{port}/", host.address)).await;
         assert!(said.is_ok(), "{said:?}");
     }
+    services_are_known_to_a_node_that_starts_without_a_master(cluster).await;
     for at in 0..3 {
         cluster.start_master(at);
     }

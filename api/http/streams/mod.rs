@@ -10,6 +10,7 @@
 
 pub mod channels;
 pub mod forward;
+mod links;
 pub mod log;
 pub mod proxy;
 pub mod raw;

@@ -19,45 +19,65 @@ pub(super) struct Field<'a> {
     pub path: String,
     /// Null where nothing is there.
     pub value: &'a Value,
+    /// Without it paths are empty: most objects have nothing wrong with them, and to put together where it is
+    /// would be most of the work.
+    pub(super) named: bool,
 }
 
 static NOTHING: Value = Value::Null;
 
 impl<'a> Field<'a> {
     pub fn of(object: &'a Value) -> Field<'a> {
-        Field { path: String::new(), value: object }
+        Field { path: String::new(), value: object, named: true }
+    }
+
+    /// What a check finds in an object. Paths are put together only if there is anything.
+    pub fn check(object: &'a Value, check: impl Fn(&Field<'a>, &mut Found)) -> Found {
+        let mut found = Found::new();
+        check(&Field { named: false, ..Field::of(object) }, &mut found);
+        if !found.is_empty() {
+            found.clear();
+            check(&Field::of(object), &mut found);
+        }
+        found
     }
 
     pub fn new(path: impl Into<String>, value: Option<&'a Value>) -> Field<'a> {
-        Field { path: path.into(), value: value.unwrap_or(&NOTHING) }
+        Field { path: path.into(), value: value.unwrap_or(&NOTHING), named: true }
+    }
+
+    /// A part of it, whose path is made of its own.
+    fn part(&self, value: Option<&'a Value>, path: impl FnOnce(&str) -> String) -> Field<'a> {
+        let named = self.named;
+        let path = if named { path(&self.path) } else { String::new() };
+        Field { path, value: value.unwrap_or(&NOTHING), named }
     }
 
     /// A field within it; `name` may be a path of several.
     pub fn at(&self, name: &str) -> Field<'a> {
         let value = name.split('.').try_fold(self.value, |value, name| value.get(name));
-        let path = match self.path.is_empty() {
-            true => name.to_owned(),
-            false => format!("{}.{name}", self.path),
-        };
-        Field::new(path, value)
+        self.part(value, |path| match path {
+            "" => name.to_owned(),
+            path => format!("{path}.{name}"),
+        })
     }
 
     /// An entry of a map.
     pub fn key(&self, key: &str) -> Field<'a> {
-        Field::new(format!("{}[{key}]", self.path), self.value.get(key))
+        self.part(self.value.get(key), |path| format!("{path}[{key}]"))
     }
 
     pub fn items(&self) -> impl Iterator<Item = Field<'a>> {
-        let path = self.path.clone();
+        let list = self.clone();
         let items = self.value.as_array().into_iter().flatten().enumerate();
-        items.map(move |(at, value)| Field { path: format!("{path}[{at}]"), value })
+        items.map(move |(at, value)| list.part(Some(value), |path| format!("{path}[{at}]")))
     }
 
     pub fn entries(&self) -> impl Iterator<Item = (&'a str, Field<'a>)> {
-        let path = self.path.clone();
+        let map = self.clone();
         let entries = self.value.as_object().into_iter().flatten();
         entries.map(move |(key, value)| {
-            (key.as_str(), Field { path: format!("{path}[{key}]"), value })
+            (key.as_str(), map.part(Some(value), |path| format!("{path}[{key}]")))
         })
     }
 

@@ -18,12 +18,11 @@ const MAY_CHANGE: &str = "pod updates may not change fields other than `spec.con
     was previously negative)";
 
 pub(super) fn pod(object: &Value) -> Vec<Cause> {
-    let mut found = Found::new();
-    let pod = Field::of(object);
-    let spec = pod.at("spec");
-    check_spec(&spec, &[], &mut found);
-    containers::check_images_exactly(&spec, &mut found);
-    found
+    Field::check(object, |pod, found| {
+        let spec = pod.at("spec");
+        check_spec(&spec, &[], found);
+        containers::check_images_exactly(&spec, found);
+    })
 }
 
 /// What a new pod cannot have yet.
@@ -61,7 +60,7 @@ pub(super) fn template(template: &Field<'_>, claims: &[&str], found: &mut Found)
 
 impl<'a> Field<'a> {
     fn renamed(&self, path: &str) -> Field<'a> {
-        Field { path: path.to_owned(), value: self.value }
+        Field { path: path.to_owned(), ..self.clone() }
     }
 }
 

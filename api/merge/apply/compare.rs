@@ -2,7 +2,7 @@
 //!
 //! The books themselves (`metadata.managedFields`) belong to nobody, and no difference is seen in them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
@@ -134,10 +134,14 @@ fn compare_elements(
     }
 }
 
-/// The names of the fields of both.
-pub fn names<'v>(one: Option<&'v Value>, other: Option<&'v Value>) -> BTreeSet<&'v str> {
-    let objects = [one, other].into_iter().flatten().filter_map(Value::as_object);
-    objects.flat_map(|map| map.keys().map(String::as_str)).collect()
+/// The names of the fields of both, each once.
+pub fn names<'v>(
+    one: Option<&'v Value>,
+    other: Option<&'v Value>,
+) -> impl Iterator<Item = &'v str> {
+    let fields = |of: Option<&'v Value>| of.and_then(Value::as_object).into_iter().flatten();
+    let more = fields(other).filter(move |(name, _)| field(one, name).is_none());
+    fields(one).chain(more).map(|(name, _)| name.as_str())
 }
 
 pub fn field<'v>(of: Option<&'v Value>, name: &str) -> Option<&'v Value> {

@@ -16,33 +16,40 @@ mod typed;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
 use self::compare::{Comparison, compare, same};
 use self::managers::{Entry, Identity, Managers, Operation};
 use self::set::{Element, Path, Set};
-use self::typed::{Type, field_set, reconciled, with_structures};
+use self::typed::{Type, field_set, reconcile, with_structures};
 use crate::error::{Cause, Details, Reason, Status};
 use crate::object::time::Timestamp;
 use crate::schema::Node;
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// What the system decides: never managed by anybody.
-const SYSTEM_FIELDS: &[&str] = &[
-    "apiVersion",
-    "kind",
-    "metadata",
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.creationTimestamp",
-    "metadata.selfLink",
-    "metadata.uid",
-    "metadata.clusterName",
-    "metadata.generation",
-    "metadata.managedFields",
-    "metadata.resourceVersion",
-];
+static SYSTEM_FIELDS: LazyLock<Set> = LazyLock::new(|| {
+    let mut set = Set::default();
+    for path in [
+        "apiVersion",
+        "kind",
+        "metadata",
+        "metadata.name",
+        "metadata.namespace",
+        "metadata.creationTimestamp",
+        "metadata.selfLink",
+        "metadata.uid",
+        "metadata.clusterName",
+        "metadata.generation",
+        "metadata.managedFields",
+        "metadata.resourceVersion",
+    ] {
+        set.insert(&elements(path));
+    }
+    set
+});
 
 /// An object, whose `apiVersion` says what it is in, in another version or its own, and that version's type.
 /// `None`: the version is no longer there.
@@ -136,15 +143,15 @@ pub fn updated<'a>(
     now: Timestamp,
 ) {
     let scene = Scene { types: types.into(), manager, now };
-    let live = old.map(|old| managers::read(old).unwrap_or_default()).unwrap_or_default();
+    let live = || old.and_then(|old| managers::read(old).ok()).unwrap_or_default();
     let mut managers = if !manager.subresource.is_empty() {
-        live
+        live()
     } else if managers::is_reset(new) {
         Managers::new()
     } else {
         match managers::read(new) {
             Ok(sent) if !sent.is_empty() => sent,
-            _ => live,
+            _ => live(),
         }
     };
     managers::clear(new);
@@ -177,24 +184,22 @@ pub fn keep_times(old: &Value, new: &mut Value) {
 
 /// Equal in all but managedFields.
 fn same_but_for_the_books(one: &Value, other: &Value) -> bool {
+    fn alike(one: &Map<String, Value>, other: &Map<String, Value>, but: &str) -> bool {
+        let others = |map: &Map<String, Value>| map.len() - usize::from(map.contains_key(but));
+        let mut rest = one.iter().filter(|(name, _)| *name != but);
+        others(one) == others(other)
+            && rest.all(|(name, value)| other.get(name).is_some_and(|it| same(value, it)))
+    }
+    fn metadata(map: &Map<String, Value>) -> Option<&Map<String, Value>> {
+        map.get("metadata").and_then(Value::as_object)
+    }
     let (Some(a), Some(b)) = (one.as_object(), other.as_object()) else { return false };
-    let others =
-        |map: &Map<String, Value>, name: &str| map.len() - usize::from(map.contains_key(name));
-    let metadata =
-        |map: &Map<String, Value>| map.get("metadata").and_then(Value::as_object).cloned();
-    others(a, "metadata") == others(b, "metadata")
-        && a.iter().all(|(name, value)| {
-            name == "metadata" || b.get(name).is_some_and(|it| same(value, it))
-        })
-        && match (metadata(a), metadata(b)) {
-            (Some(mut a), Some(mut b)) => {
-                a.remove("managedFields");
-                b.remove("managedFields");
-                same(&a.into(), &b.into())
-            }
-            (None, None) => true,
-            _ => false,
-        }
+    let metadata_alike = match (metadata(a), metadata(b)) {
+        (Some(a), Some(b)) => alike(a, b, "managedFields"),
+        (None, None) => true,
+        _ => false,
+    };
+    metadata_alike && alike(a, b, "metadata")
 }
 
 /// The answer to an apply with conflicts.
@@ -292,7 +297,7 @@ impl<'a> Scene<'a, '_> {
         managers: &Managers,
         force: bool,
     ) -> Result<(Value, Managers), Conflicts> {
-        let mut managers = self.reconciled(live, managers);
+        let mut managers = self.reconciled(live, managers.clone());
         let of = self.of();
         let who = self.identity(Operation::Apply);
         let last = managers.remove(&who);
@@ -312,7 +317,7 @@ impl<'a> Scene<'a, '_> {
         };
         self.settle(&bare, &object, &mut managers, Some(&who), force)?;
         if let Some(entry) = managers.get_mut(&who) {
-            entry.set = entry.set.difference(&paths(SYSTEM_FIELDS));
+            entry.set.subtract(&SYSTEM_FIELDS);
             let before = last.as_ref().map(|last| &last.set);
             if !same(&bare, &object) || before != Some(&entry.set) {
                 entry.time = Some(self.now);
@@ -332,8 +337,7 @@ impl<'a> Scene<'a, '_> {
         let mut by_version: BTreeMap<(bool, &str), Set> = BTreeMap::new();
         for entry in managers.values() {
             let key = (entry.api_version != last.api_version, entry.api_version.as_str());
-            let set = by_version.entry(key).or_default();
-            *set = set.union(&entry.set);
+            by_version.entry(key).or_default().add(entry.set.clone());
         }
         let (mut whole, mut version, mut of) = (then.into_owned(), last.api_version.as_str(), of);
         for ((_, other), owned) in &by_version {
@@ -362,17 +366,17 @@ impl<'a> Scene<'a, '_> {
     }
 
     fn update(&self, old: &Value, new: &Value, managers: &mut Managers) {
-        let mut kept = self.reconciled(old, managers);
-        let settled = self.settle(old, new, &mut kept, None, true);
-        if let Ok(changes) = settled {
-            let taken = self.without_ignored(changes.modified.union(&changes.added));
-            let taken = taken.difference(&paths(SYSTEM_FIELDS));
+        let mut kept = self.reconciled(old, std::mem::take(managers));
+        // Whoever forces is not refused.
+        if let Ok(changes) = self.settle(old, new, &mut kept, None, true) {
+            let mut taken = changes.added;
+            taken.add(changes.modified);
+            let mut taken = self.without_ignored(taken);
+            taken.subtract(&SYSTEM_FIELDS);
             if !taken.is_empty() {
                 let who = self.identity(Operation::Update);
-                let set = match kept.get(&who) {
-                    Some(before) => before.set.union(&taken),
-                    None => taken,
-                };
+                let mut set = kept.remove(&who).map(|before| before.set).unwrap_or_default();
+                set.add(taken);
                 let api_version = self.manager.api_version.into();
                 kept.insert(who, Entry { api_version, time: Some(self.now), set });
             }
@@ -390,7 +394,7 @@ impl<'a> Scene<'a, '_> {
         who: Option<&Identity>,
         force: bool,
     ) -> Result<Comparison, Conflicts> {
-        let mut by_version: BTreeMap<String, Option<Comparison>> = BTreeMap::new();
+        let mut by_version: BTreeMap<String, Option<(Comparison, Set)>> = BTreeMap::new();
         let mut kept = Managers::new();
         let mut conflicts = Conflicts::new();
         for (identity, mut entry) in std::mem::take(managers) {
@@ -398,29 +402,29 @@ impl<'a> Scene<'a, '_> {
                 kept.insert(identity, entry);
                 continue;
             }
-            let changes = by_version
-                .entry(entry.api_version.clone())
-                .or_insert_with(|| self.changes(&entry.api_version, old, new));
+            let changes = by_version.entry(entry.api_version.clone()).or_insert_with(|| {
+                let changes = self.changes(&entry.api_version, old, new)?;
+                let set = changes.modified.union(&changes.added);
+                Some((changes, set))
+            });
             // Entries of a version that is gone go with it.
-            let Some(changes) = changes else { continue };
-            let disputed = entry.set.intersection(&changes.modified.union(&changes.added));
-            conflicts.extend(disputed.paths().into_iter().map(|path| (identity.clone(), path)));
-            // What is left of most is all that there was.
-            for gone in [&disputed, &changes.removed] {
-                if !entry.set.intersection(gone).is_empty() {
-                    entry.set = entry.set.difference(gone);
-                }
+            let Some((changes, set)) = changes else { continue };
+            if !force {
+                let disputed = entry.set.intersection(set).paths();
+                conflicts.extend(disputed.into_iter().map(|path| (identity.clone(), path)));
             }
+            entry.set.subtract(set);
+            entry.set.subtract(&changes.removed);
             if !entry.set.is_empty() {
                 kept.insert(identity, entry);
             }
         }
-        if !force && !conflicts.is_empty() {
+        if !conflicts.is_empty() {
             return Err(conflicts);
         }
         *managers = kept;
         let own = by_version.remove(self.manager.api_version).flatten();
-        Ok(own.unwrap_or_else(|| compare(self.of(), old, new)))
+        Ok(own.map_or_else(|| compare(self.of(), old, new), |(changes, _)| changes))
     }
 
     fn changes(&self, version: &str, old: &Value, new: &Value) -> Option<Comparison> {
@@ -433,15 +437,13 @@ impl<'a> Scene<'a, '_> {
         })
     }
 
-    fn reconciled(&self, live: &Value, managers: &Managers) -> Managers {
+    fn reconciled(&self, live: &Value, managers: Managers) -> Managers {
         let of_version = |entry: &Entry| Some(self.at(&entry.api_version, live)?.1);
-        managers
-            .iter()
-            .filter_map(|(identity, entry)| {
-                let set = reconciled(of_version(entry)?, &entry.set);
-                Some((identity.clone(), Entry { set, ..entry.clone() }))
-            })
-            .collect()
+        let reconciled = |(identity, mut entry): (Identity, Entry)| {
+            reconcile(of_version(&entry)?, &mut entry.set);
+            Some((identity, entry))
+        };
+        managers.into_iter().filter_map(reconciled).collect()
     }
 
     fn without_ignored(&self, mut set: Set) -> Set {
@@ -478,12 +480,6 @@ fn empty_like(object: &Value) -> Value {
 
 fn elements(path: &str) -> Vec<Element> {
     path.split('.').map(Element::field).collect()
-}
-
-fn paths(paths: &[&str]) -> Set {
-    let mut set = Set::default();
-    paths.iter().for_each(|path| set.insert(&elements(path)));
-    set
 }
 
 /// Where kubectl's annotation is, it says what kubectl applied last, on either side.

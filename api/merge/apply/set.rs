@@ -38,10 +38,15 @@ pub struct Path(pub Vec<Element>);
 impl Set {
     /// The root itself is never a member.
     pub fn insert(&mut self, path: &[Element]) {
-        match path {
-            [] => {}
-            [last] => self.0.entry(last.clone()).or_default().member = true,
-            [first, rest @ ..] => self.0.entry(first.clone()).or_default().below.insert(rest),
+        let Some((first, rest)) = path.split_first() else { return };
+        // Most of the way is there already, and is not made again to be found.
+        let branch = match self.0.get_mut(first) {
+            Some(branch) => branch,
+            None => self.0.entry(first.clone()).or_default(),
+        };
+        match rest {
+            [] => branch.member = true,
+            rest => branch.below.insert(rest),
         }
     }
 
@@ -70,60 +75,60 @@ impl Set {
         self.0.values().all(|branch| !branch.member && branch.below.is_empty())
     }
 
+    /// Takes in the paths of the other.
+    pub fn add(&mut self, other: Set) {
+        if self.0.is_empty() {
+            *self = other;
+            return;
+        }
+        for (element, branch) in other.0 {
+            let into = self.0.entry(element).or_default();
+            into.member |= branch.member;
+            into.below.add(branch.below);
+        }
+    }
+
+    /// Lets go of the paths of the other, each for itself: what is below a path is not that path.
+    pub fn subtract(&mut self, other: &Set) {
+        for (element, theirs) in &other.0 {
+            let Some(mine) = self.0.get_mut(element) else { continue };
+            mine.member &= !theirs.member;
+            mine.below.subtract(&theirs.below);
+            if !mine.member && mine.below.0.is_empty() {
+                self.0.remove(element);
+            }
+        }
+    }
+
     #[must_use]
     pub fn union(&self, other: &Set) -> Set {
         let mut both = self.clone();
-        for (element, branch) in &other.0 {
-            let into = both.0.entry(element.clone()).or_default();
-            into.member |= branch.member;
-            into.below = into.below.union(&branch.below);
-        }
+        both.add(other.clone());
         both
     }
 
     #[must_use]
     pub fn intersection(&self, other: &Set) -> Set {
-        self.combined(
-            other,
-            |mine, theirs| mine && theirs,
-            |mine, theirs| match theirs {
-                Some(theirs) => mine.intersection(theirs),
-                None => Set::default(),
-            },
-        )
-    }
-
-    /// Without the paths of the other, each for itself: what is below a path is not that path.
-    #[must_use]
-    pub fn difference(&self, other: &Set) -> Set {
-        self.combined(
-            other,
-            |mine, theirs| mine && !theirs,
-            |mine, theirs| match theirs {
-                Some(theirs) => mine.difference(theirs),
-                None => mine.clone(),
-            },
-        )
-    }
-
-    fn combined(
-        &self,
-        other: &Set,
-        member: impl Fn(bool, bool) -> bool + Copy,
-        below: impl Fn(&Set, Option<&Set>) -> Set + Copy,
-    ) -> Set {
         let mut result = BTreeMap::new();
         for (element, mine) in &self.0 {
-            let theirs = other.0.get(element);
+            let Some(theirs) = other.0.get(element) else { continue };
             let branch = Branch {
-                member: member(mine.member, theirs.is_some_and(|it| it.member)),
-                below: below(&mine.below, theirs.map(|it| &it.below)),
+                member: mine.member && theirs.member,
+                below: mine.below.intersection(&theirs.below),
             };
             if branch.member || !branch.below.0.is_empty() {
                 result.insert(element.clone(), branch);
             }
         }
         Set(result)
+    }
+
+    /// [`Set::subtract`], of a copy.
+    #[must_use]
+    pub fn difference(&self, other: &Set) -> Set {
+        let mut left = self.clone();
+        left.subtract(other);
+        left
     }
 
     /// Without a path and all that is below it.
@@ -140,6 +145,12 @@ impl Set {
                 }
             }
         }
+    }
+
+    /// Each element, whether its own path is in the set, and what is below; both can be changed, as long as
+    /// something is left.
+    pub fn branches_mut(&mut self) -> impl Iterator<Item = (&Element, &mut bool, &mut Set)> {
+        self.0.iter_mut().map(|(element, branch)| (element, &mut branch.member, &mut branch.below))
     }
 
     /// Each element, whether its own path is in the set, and what is below.

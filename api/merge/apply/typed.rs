@@ -303,17 +303,21 @@ pub fn with_structures(of: Type<'_>, set: &Set) -> Set {
     }))
 }
 
-/// A set that was written when lists and objects were taken apart that are one value now.
-#[must_use]
-pub fn reconciled(of: Type<'_>, set: &Set) -> Set {
-    Set::from_branches(set.branches().map(|(element, member, below)| {
+/// Of a set that was written when lists and objects were taken apart that are one value now, what it comes to.
+pub fn reconcile(of: Type<'_>, set: &mut Set) {
+    for (element, member, below) in set.branches_mut() {
         let inner = match element {
             Element::Field(name) => of.field(name),
             _ => of.items(),
         };
-        if inner.is_atomic() && !below.is_empty() {
-            return (element.clone(), true, Set::default());
+        if below.is_empty() {
+            continue;
         }
-        (element.clone(), member, reconciled(inner, below))
-    }))
+        if inner.is_atomic() {
+            *member = true;
+            *below = Set::default();
+        } else {
+            reconcile(inner, below);
+        }
+    }
 }

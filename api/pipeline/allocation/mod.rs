@@ -63,7 +63,8 @@ fn ports() -> Stored {
     }
 }
 
-fn concerns(kind: &Kind) -> bool {
+/// Whether objects of a kind are given something when they are written.
+pub(super) fn concerns(kind: &Kind) -> bool {
     kind.stored.group.is_empty() && kind.stored.resource.as_ref() == "services"
 }
 

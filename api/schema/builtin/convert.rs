@@ -1,24 +1,32 @@
 //! A schema of `k8s-openapi` and the facts on its type become a node.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use parking_lot::Mutex;
 use serde_json::{Map as Json, Value};
 
 use super::facts::{self, FieldFacts, TypeFacts};
-use crate::schema::{Field, Form, List, Map, Node, Object, Patch, Presence, Text, Topology};
+use crate::schema::{
+    Field, Form, List, Map, Node, Object, Patch, Presence, Text, Topology, TypeName,
+};
 
-/// One copy of each type's name, for good: [`Form::Named`] holds it.
-pub(crate) fn intern(name: &str) -> &'static str {
-    static NAMES: LazyLock<Mutex<HashSet<&'static str>>> = LazyLock::new(Mutex::default);
+/// One of each type's name, for good: [`Form::Named`] holds it.
+pub(crate) fn type_name(name: &str) -> &'static TypeName {
+    type Names = HashMap<&'static str, &'static TypeName>;
+    static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
     let mut names = NAMES.lock();
     if let Some(known) = names.get(name) {
         return known;
     }
-    let kept: &'static str = Box::leak(name.into());
-    names.insert(kept);
+    let kept: &'static TypeName = Box::leak(Box::new(TypeName::new(Box::leak(name.into()))));
+    names.insert(kept.as_str(), kept);
     kept
+}
+
+/// The name alone.
+pub(crate) fn intern(name: &str) -> &'static str {
+    type_name(name).as_str()
 }
 
 /// The node of the type itself.
@@ -54,7 +62,7 @@ fn form(schema: &Value, of: &TypeFacts) -> Form {
         let name = target.rsplit('/').next().unwrap_or(target);
         return match special(name) {
             Some(form) if !matches!(form, Form::Any) => form,
-            _ => Form::Named(intern(name)),
+            _ => Form::Named(type_name(name)),
         };
     }
     match schema["type"].as_str() {

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use schemars::SchemaGenerator;
 use serde_json::Value;
 
-pub(crate) use convert::intern;
+pub(crate) use convert::{intern, type_name};
 
 use super::{Field, Form, List, Node, Object, Presence, Topology};
 

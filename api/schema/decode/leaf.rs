@@ -9,13 +9,13 @@ use serde_json::{Map as Json, Value};
 
 use crate::object::Quantity;
 use crate::object::time::Timestamp;
-use crate::schema::{Form, Map, Node, Presence, Text};
+use crate::schema::{Form, Map, Node, Presence, Text, TypeName};
 
 /// Any JSON.
 pub(super) static ANY: Node = plain(Form::Any);
 pub(super) static TEXT: Node = plain(Form::String(Text::Plain));
-pub(super) static METADATA: Node =
-    plain(Form::Named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"));
+pub(super) static METADATA: Node = plain(Form::Named(&OBJECT_META));
+static OBJECT_META: TypeName = TypeName::new("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
 pub(super) static ANY_MAP: LazyLock<Map> =
     LazyLock::new(|| Map { values: Arc::new(ANY.clone()), atomic: false });
 
@@ -145,7 +145,10 @@ pub(super) fn is_zero(value: &Value) -> bool {
 /// The Go structure that a type is: `PodSpec`.
 pub(super) fn structure(node: &Node) -> &'static str {
     match node.form {
-        Form::Named(name) => name.rsplit('.').next().unwrap_or(name),
+        Form::Named(name) => {
+            let name = name.as_str();
+            name.rsplit('.').next().unwrap_or(name)
+        }
         _ => "",
     }
 }
@@ -154,8 +157,8 @@ pub(super) fn structure(node: &Node) -> &'static str {
 pub(super) fn go_type(node: &Node) -> String {
     match &node.form {
         Form::Named(name) => {
-            let mut parts = name.rsplit('.');
-            let (kind, package) = (parts.next().unwrap_or(name), parts.next().unwrap_or("v1"));
+            let mut parts = name.as_str().rsplit('.');
+            let (kind, package) = (parts.next().unwrap_or_default(), parts.next().unwrap_or("v1"));
             format!("{package}.{kind}")
         }
         Form::Object(_) | Form::Any => "map[string]interface {}".into(),

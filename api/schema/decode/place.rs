@@ -321,21 +321,18 @@ fn extra<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
 
 /// Zero values come and go as Go's structures are written.
 fn settle(object: &Object, out: &mut Json<String, Value>) {
-    for field in &object.fields {
-        match field.presence {
-            Presence::AsSent => {}
-            Presence::UnlessZero => {
-                if out.get(&*field.name).is_some_and(leaf::is_zero) {
-                    out.remove(&*field.name);
-                }
-            }
-            Presence::Always => {
-                if !out.contains_key(&*field.name)
-                    && let Some(zero) = leaf::zero(&field.node)
-                {
-                    out.insert(field.name.to_string(), zero);
-                }
-            }
+    let goes = |name: &str, value: &Value| {
+        let presence = || object.field(name).map(|field| field.presence);
+        leaf::is_zero(value) && presence() == Some(Presence::UnlessZero)
+    };
+    if out.iter().any(|(name, value)| goes(name, value)) {
+        out.retain(|name, value| !goes(name, value));
+    }
+    for field in object.fields.iter().filter(|field| field.presence == Presence::Always) {
+        if !out.contains_key(&*field.name)
+            && let Some(zero) = leaf::zero(&field.node)
+        {
+            out.insert(field.name.to_string(), zero);
         }
     }
 }

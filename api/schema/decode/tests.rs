@@ -1,23 +1,14 @@
 //! What strict decoding keeps, drops and says.
 
+use std::sync::LazyLock;
+
 use serde_json::json;
 
 use super::*;
 
-const DEPLOYMENT: &Node = &named("io.k8s.api.apps.v1.Deployment");
-const POD: &Node = &named("io.k8s.api.core.v1.Pod");
-const CONFIG_MAP: &Node = &named("io.k8s.api.core.v1.ConfigMap");
-
-const fn named(name: &'static str) -> Node {
-    Node {
-        form: Form::Named(name),
-        nullable: false,
-        preserve_unknown: false,
-        embedded: false,
-        default: None,
-        rules: None,
-    }
-}
+static DEPLOYMENT: LazyLock<Node> = LazyLock::new(|| Node::named("io.k8s.api.apps.v1.Deployment"));
+static POD: LazyLock<Node> = LazyLock::new(|| Node::named("io.k8s.api.core.v1.Pod"));
+static CONFIG_MAP: LazyLock<Node> = LazyLock::new(|| Node::named("io.k8s.api.core.v1.ConfigMap"));
 
 fn json_of(node: &Node, text: &str) -> Result<Decoded, String> {
     decode(node, Syntax::Json, text.as_bytes())
@@ -26,7 +17,7 @@ fn json_of(node: &Node, text: &str) -> Result<Decoded, String> {
 #[test]
 fn unknown_and_duplicate_fields_are_told_with_their_paths_in_the_order_they_were_found() {
     let read = json_of(
-        DEPLOYMENT,
+        &DEPLOYMENT,
         r#"{"metadata": {"name": "web", "nmae": "x"},
             "spec": {"foo": {"bar": 1}, "replicas": 1, "replicas": 2, "selector": {},
             "template": {"spec": {"containers": [{"name": "a", "imagePullPolicy": "Always",
@@ -51,14 +42,14 @@ fn unknown_and_duplicate_fields_are_told_with_their_paths_in_the_order_they_were
 
 #[test]
 fn field_names_are_matched_with_their_case() {
-    let read = json_of(POD, r#"{"Metadata": {}, "metadata": {"name": "p"}}"#).unwrap();
+    let read = json_of(&POD, r#"{"Metadata": {}, "metadata": {"name": "p"}}"#).unwrap();
     assert_eq!(read.strict, [r#"unknown field "Metadata""#]);
 }
 
 #[test]
 fn what_comes_out_is_what_go_would_write() {
     let read = json_of(
-        DEPLOYMENT,
+        &DEPLOYMENT,
         r#"{"kind": "Deployment", "apiVersion": "apps/v1",
             "metadata": {"name": "web", "namespace": "", "labels": {}, "creationTimestamp": null,
                          "finalizers": []},
@@ -86,13 +77,13 @@ fn what_comes_out_is_what_go_would_write() {
         })
     );
     assert_eq!(read.strict, Vec::<String>::new());
-    let again = reshape(DEPLOYMENT, read.value.clone()).unwrap();
+    let again = reshape(&DEPLOYMENT, read.value.clone()).unwrap();
     assert_eq!(again, read, "what has its shape keeps it");
 }
 
 #[test]
 fn structures_within_that_go_always_writes_are_there() {
-    let service = named("io.k8s.api.core.v1.Service");
+    let service = Node::named("io.k8s.api.core.v1.Service");
     let read = json_of(&service, r#"{"spec": {"ports": [{"port": 80}]}}"#).unwrap();
     assert_eq!(
         read.value,
@@ -103,7 +94,7 @@ fn structures_within_that_go_always_writes_are_there() {
 
 #[test]
 fn times_and_bytes_are_in_their_one_form() {
-    let lease = named("io.k8s.api.coordination.v1.Lease");
+    let lease = Node::named("io.k8s.api.coordination.v1.Lease");
     let read = json_of(
         &lease,
         r#"{"metadata": {"creationTimestamp": "2026-01-02T05:04:05.9+02:00"},
@@ -112,7 +103,7 @@ fn times_and_bytes_are_in_their_one_form() {
     .unwrap();
     assert_eq!(read.value["metadata"]["creationTimestamp"], "2026-01-02T03:04:05Z");
     assert_eq!(read.value["spec"]["renewTime"], "2026-01-02T03:04:05.000006Z");
-    let secret = named("io.k8s.api.core.v1.Secret");
+    let secret = Node::named("io.k8s.api.core.v1.Secret");
     let read = json_of(&secret, r#"{"data": {"a": "aGVs\nbG8="}}"#).unwrap();
     assert_eq!(read.value["data"]["a"], "aGVsbG8=");
     let told = json_of(&secret, r#"{"data": {"a": "aGV*"}}"#).unwrap_err();
@@ -123,34 +114,34 @@ fn times_and_bytes_are_in_their_one_form() {
 fn a_wrong_type_is_told_in_the_words_of_gos_decoder() {
     for (node, text, told) in [
         (
-            DEPLOYMENT,
+            &DEPLOYMENT,
             r#"{"spec": {"replicas": "3"}}"#,
             "string into Go struct field DeploymentSpec.spec.replicas of type int32",
         ),
         (
-            DEPLOYMENT,
+            &DEPLOYMENT,
             r#"{"spec": {"replicas": 1.5}}"#,
             "number 1.5 into Go struct field DeploymentSpec.spec.replicas of type int32",
         ),
         (
-            DEPLOYMENT,
+            &DEPLOYMENT,
             r#"{"spec": {"replicas": 3000000000}}"#,
             "number 3000000000 into Go struct field DeploymentSpec.spec.replicas of type int32",
         ),
         (
-            POD,
+            &POD,
             r#"{"spec": {"containers": {}}}"#,
             "object into Go struct field PodSpec.spec.containers of type []v1.Container",
         ),
         (
-            POD,
+            &POD,
             r#"{"spec": {"containers": [{"name": 7}]}}"#,
             "number into Go struct field Container.spec.containers.name of type string",
         ),
-        (POD, r#"{"spec": []}"#, "array into Go struct field Pod.spec of type v1.PodSpec"),
-        (POD, "[]", "array into Go value of type v1.Pod"),
+        (&POD, r#"{"spec": []}"#, "array into Go struct field Pod.spec of type v1.PodSpec"),
+        (&POD, "[]", "array into Go value of type v1.Pod"),
         (
-            CONFIG_MAP,
+            &CONFIG_MAP,
             r#"{"data": {"a": true}}"#,
             "bool into Go struct field ConfigMap.data of type string",
         ),
@@ -158,26 +149,26 @@ fn a_wrong_type_is_told_in_the_words_of_gos_decoder() {
         let error = json_of(node, text).unwrap_err();
         assert_eq!(error, format!("json: cannot unmarshal {told}"));
     }
-    let told = json_of(POD, r#"{"spec": {"overhead": {"cpu": "lots"}}}"#).unwrap_err();
+    let told = json_of(&POD, r#"{"spec": {"overhead": {"cpu": "lots"}}}"#).unwrap_err();
     assert!(told.starts_with("quantities must match the regular expression"), "{told}");
 }
 
 #[test]
 fn broken_bodies_are_refused() {
     for text in ["", "{", r#"{"a": 1} x"#, "nope"] {
-        assert!(json_of(POD, text).unwrap_err().contains("json parse error"), "{text}");
+        assert!(json_of(&POD, text).unwrap_err().contains("json parse error"), "{text}");
     }
     let deep = format!("{}1{}", r#"{"a":["#.repeat(500), "]}".repeat(500));
     assert!(decode_any(Syntax::Json, deep.as_bytes()).is_err());
-    assert!(decode(CONFIG_MAP, Syntax::Json, b"{\"data\": {\"a\": \"\xff\"}}").is_err());
-    assert!(decode(POD, Syntax::Yaml, b"a: [").is_err());
-    assert!(decode(POD, Syntax::Json, &vec![b' '; BODY_BYTES_MAX + 1]).is_err());
+    assert!(decode(&CONFIG_MAP, Syntax::Json, b"{\"data\": {\"a\": \"\xff\"}}").is_err());
+    assert!(decode(&POD, Syntax::Yaml, b"a: [").is_err());
+    assert!(decode(&POD, Syntax::Json, &vec![b' '; BODY_BYTES_MAX + 1]).is_err());
 }
 
 #[test]
 fn yaml_is_read_into_the_same_types() {
     let read = decode(
-        DEPLOYMENT,
+        &DEPLOYMENT,
         Syntax::Yaml,
         b"apiVersion: apps/v1\nkind: Deployment\nspec:\n  replicas: 2\n  replicas: 3\n  foo: 1\n  \
           template:\n    metadata:\n      labels: {8: nine}\n    spec:\n      containers:\n      \
@@ -208,7 +199,7 @@ proptest::proptest! {
     #[test]
     fn no_bytes_make_decoding_panic(
         bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-        let _ = decode(POD, Syntax::Json, &bytes);
-        let _ = decode(POD, Syntax::Yaml, &bytes);
+        let _ = decode(&POD, Syntax::Json, &bytes);
+        let _ = decode(&POD, Syntax::Yaml, &bytes);
     }
 }

@@ -4,8 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use kontiki_api::audit::{Audit, Place, Policy};
 use kontiki_api::object::time::Clock;
+use kontiki_api::request::Options;
 use kontiki_api::sandbox::Sandbox;
 use serde_json::{Value, json};
 
@@ -23,19 +25,27 @@ rules:
   - {level: RequestResponse, omitManagedFields: true}
 "#;
 
-async fn audited(folder: &Path, policy: &str) -> Api {
+/// A log in a folder.
+pub fn open(folder: &Path, policy: &str) -> Arc<Audit> {
     let place =
         Place { path: folder.join("audit.log"), megabytes_max: 0, backups_max: 0, days_max: 0 };
-    let policy = Policy::read(policy).unwrap();
-    let audit = Arc::new(Audit::open(policy, place, Clock::System).unwrap());
+    Arc::new(Audit::open(Policy::read(policy).unwrap(), place, Clock::System).unwrap())
+}
+
+/// All events, in the order in which they were written.
+pub fn all_events(folder: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(folder.join("audit.log")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+async fn audited(folder: &Path, policy: &str) -> Api {
+    let audit = open(folder, policy);
     Api::over(Sandbox::with(|config| config.audit = Some(audit)).await)
 }
 
 /// The events of requests that name themselves, in the order in which they were written.
 fn events(folder: &Path, id: &str) -> Vec<Value> {
-    let text = std::fs::read_to_string(folder.join("audit.log")).unwrap();
-    let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    all.filter(|event| event["auditID"] == id).collect()
+    all_events(folder).into_iter().filter(|event| event["auditID"] == id).collect()
 }
 
 #[tokio::test]
@@ -148,4 +158,36 @@ async fn what_admission_notes_is_written_with_the_event() {
     let all = events(folder.path(), "pod");
     let why = &all.last().unwrap()["annotations"]["pod-security.kubernetes.io/audit-violations"];
     assert!(why.as_str().is_some_and(|why| why.contains("restricted")), "{all:?}");
+}
+
+#[tokio::test]
+async fn what_is_asked_from_inside_the_process_is_written_as_if_it_came_over_the_wire() {
+    let folder = tempfile::tempdir().unwrap();
+    let every = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: RequestResponse}]";
+    let api = audited(folder.path(), every).await;
+    let client = api.sandbox.client().named("some-controller");
+    let object: ConfigMap = serde_json::from_value(config_map("a", "x")).unwrap();
+    let mut object = object;
+    object.metadata.namespace = Some("default".into());
+    client.create(&object).await.unwrap();
+    client.get::<ConfigMap>("default", "none").await.unwrap_err();
+    let watch = client.watch::<ConfigMap>("default", Options::default()).await.unwrap();
+    drop(watch);
+    let own = |verb: &str| -> Vec<Value> {
+        let all = all_events(folder.path()).into_iter();
+        all.filter(|it| it["userAgent"] == "some-controller" && it["verb"] == verb).collect()
+    };
+    let [received, made] = &own("create")[..] else { panic!("{:?}", own("create")) };
+    assert_eq!(received["stage"], "RequestReceived");
+    assert_eq!(made["stage"], "ResponseComplete");
+    assert_eq!(made["requestURI"], CONFIG_MAPS);
+    assert_eq!(made["objectRef"]["name"], "a");
+    assert_eq!(made["responseStatus"]["code"], 201);
+    assert_eq!(made["responseObject"]["data"], json!({"a": "x"}));
+    assert_eq!(made["annotations"]["authorization.k8s.io/decision"], "allow");
+    let missing = own("get").pop().unwrap();
+    let status = &missing["responseStatus"];
+    assert_eq!((&status["code"], &status["reason"]), (&json!(404), &json!("NotFound")));
+    let stages: Vec<Value> = own("watch").iter().map(|it| it["stage"].clone()).collect();
+    assert_eq!(stages, ["RequestReceived", "ResponseStarted", "ResponseComplete"]);
 }

@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
+use crate::audit;
 use crate::streams::agent::{Session, begin};
 use crate::streams::bed::Master;
 
@@ -330,4 +331,46 @@ async fn an_agent_goes_on_from_what_it_has_and_is_told_all_where_that_is_not_the
     _asks.send(Held { revision: u64::MAX >> 1, digest: 0 }).await.unwrap();
     let refused = agent.session.client.assignments(ReceiverStream::new(asked)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+}
+
+#[tokio::test]
+async fn what_an_agent_reports_is_written_down_as_its_nodes_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let every = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\n\
+                 rules: [{level: Request, userGroups: [\"system:nodes\"]}]";
+    let master = Master::audited(audit::open(folder.path(), every)).await;
+    let client = master.sandbox.client();
+    let mut agent = Agent::of(&master, "n").await;
+    agent.register().await;
+    let uid = uid_of(&client, "p").await;
+    let report = pod_report("p", &uid, &json!({"phase": "Running"}));
+    assert_eq!(agent.report(vec![report]).await, []);
+    // A pod of another node: what is refused is written, too.
+    let far = pod_report("far", &uid_of(&client, "far").await, &json!({"phase": "Running"}));
+    assert_eq!(agent.report(vec![far]).await.len(), 1);
+
+    let written: Vec<(String, u64)> = audit::all_events(folder.path())
+        .iter()
+        .map(|event| {
+            assert_eq!(event["user"]["username"], "system:node:n");
+            assert_eq!(event["userAgent"], "kontiki-agent");
+            let of =
+                |field: &str| event["objectRef"][field].as_str().unwrap_or_default().to_owned();
+            let what = [event["verb"].as_str().unwrap().into(), of("resource"), of("subresource")];
+            let code = event["responseStatus"]["code"].as_u64().unwrap();
+            (format!("{} {}", what.join(" "), of("name")), code)
+        })
+        .collect();
+    for (what, code) in [
+        ("create nodes  n", 201),
+        ("patch nodes status n", 200),
+        ("create leases  n", 201),
+        ("patch pods status p", 200),
+        ("patch pods status far", 403),
+    ] {
+        assert!(written.contains(&(what.to_owned(), code)), "{what}: {written:?}");
+    }
+    let told = audit::all_events(folder.path());
+    let of_pod = told.iter().find(|event| event["objectRef"]["name"] == "p").unwrap();
+    assert_eq!(of_pod["requestObject"]["status"], json!({"phase": "Running"}));
 }

@@ -272,6 +272,31 @@ impl Runtime for Client {
         })
     }
 
+    fn update_container<'a>(
+        &'a self,
+        id: &'a str,
+        resources: &'a v1::LinuxContainerResources,
+    ) -> Answer<'a, ()> {
+        let message = v1::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(*resources),
+        };
+        Box::pin(async move {
+            let asked: Answer<'_, v1::Done> =
+                call!(self.runtime, update_container_resources, CALL_WAIT_MAX, message);
+            asked.await.map(drop)
+        })
+    }
+
+    fn container_stats(&self) -> Answer<'_, Vec<v1::ContainerStats>> {
+        let message = v1::ListContainerStatsRequest { filter: None };
+        Box::pin(async move {
+            let asked: Answer<'_, v1::ListContainerStatsResponse> =
+                call!(self.runtime, list_container_stats, CALL_WAIT_MAX, message);
+            Ok(asked.await?.stats)
+        })
+    }
+
     fn exec_sync<'a>(
         &'a self,
         id: &'a str,
@@ -335,12 +360,14 @@ impl Runtime for Client {
         })
     }
 
-    fn image_place(&self) -> Answer<'_, Option<String>> {
+    fn image_place(&self) -> Answer<'_, Option<v1::FilesystemUsage>> {
         Box::pin(async move {
             let asked: Answer<'_, v1::ImageFsInfoResponse> =
                 call!(self.images, image_fs_info, CALL_WAIT_MAX, v1::ImageFsInfoRequest {});
-            let place = asked.await?.image_filesystems.into_iter().find_map(|it| it.fs_id);
-            Ok(place.map(|it| it.mountpoint).filter(|it| !it.is_empty()))
+            let named = |it: &v1::FilesystemUsage| {
+                it.fs_id.as_ref().is_some_and(|it| !it.mountpoint.is_empty())
+            };
+            Ok(asked.await?.image_filesystems.into_iter().find(named))
         })
     }
 

@@ -30,6 +30,8 @@ struct Inner {
     exec: BTreeMap<String, i32>,
     no_images: Vec<String>,
     images: Vec<v1::Image>,
+    /// It refuses to change what containers may take.
+    stubborn: bool,
 }
 
 impl Fake {
@@ -55,6 +57,10 @@ impl Fake {
 
     pub fn without_image(&self, name: &str) {
         self.inner.lock().no_images.push(name.into());
+    }
+
+    pub fn be_stubborn(&self, stubborn: bool) {
+        self.inner.lock().stubborn = stubborn;
     }
 
     pub fn have_image(&self, image: v1::Image) {
@@ -284,6 +290,29 @@ impl Runtime for Fake {
         })
     }
 
+    fn update_container<'a>(
+        &'a self,
+        id: &'a str,
+        resources: &'a v1::LinuxContainerResources,
+    ) -> Answer<'a, ()> {
+        self.with(|inner| {
+            let (_, status) = inner.containers.get(id).ok_or_else(|| missing(id))?;
+            let name = status.metadata.clone().unwrap_or_default().name;
+            inner.told.push(format!("update {name}"));
+            if inner.stubborn {
+                return Err(Error::Refused("it does not change".into()));
+            }
+            if let Some(linux) = inner.configs.get_mut(id).and_then(|it| it.linux.as_mut()) {
+                linux.resources = Some(*resources);
+            }
+            Ok(())
+        })
+    }
+
+    fn container_stats(&self) -> Answer<'_, Vec<v1::ContainerStats>> {
+        self.with(|_| Ok(Vec::new()))
+    }
+
     fn exec_sync<'a>(
         &'a self,
         _id: &'a str,
@@ -333,7 +362,7 @@ impl Runtime for Fake {
         })
     }
 
-    fn image_place(&self) -> Answer<'_, Option<String>> {
+    fn image_place(&self) -> Answer<'_, Option<v1::FilesystemUsage>> {
         self.with(|_| Ok(None))
     }
 

@@ -19,8 +19,9 @@ pub mod v1 {
 }
 
 use v1::{
-    AuthConfig, Container, ContainerConfig, ContainerStatus, ExecSyncResponse, Image, PodSandbox,
-    PodSandboxConfig, PodSandboxStatus, RuntimeCondition, VersionResponse,
+    AuthConfig, Container, ContainerConfig, ContainerStats, ContainerStatus, ExecSyncResponse,
+    FilesystemUsage, Image, LinuxContainerResources, PodSandbox, PodSandboxConfig,
+    PodSandboxStatus, RuntimeCondition, VersionResponse,
 };
 
 /// Why the runtime did not do it.
@@ -70,6 +71,14 @@ pub trait Runtime: Send + Sync + 'static {
     fn containers<'a>(&'a self, label: Option<(&'a str, &'a str)>) -> Answer<'a, Vec<Container>>;
     fn container_status<'a>(&'a self, id: &'a str) -> Answer<'a, ContainerStatus>;
     fn reopen_log<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
+    /// Changes what a container that runs may take.
+    fn update_container<'a>(
+        &'a self,
+        id: &'a str,
+        resources: &'a LinuxContainerResources,
+    ) -> Answer<'a, ()>;
+    /// What the containers that run have taken so far.
+    fn container_stats(&self) -> Answer<'_, Vec<ContainerStats>>;
 
     fn exec_sync<'a>(
         &'a self,
@@ -88,8 +97,8 @@ pub trait Runtime: Send + Sync + 'static {
         sandbox: &'a PodSandboxConfig,
     ) -> Answer<'a, String>;
     fn remove_image<'a>(&'a self, reference: &'a str) -> Answer<'a, ()>;
-    /// A folder on the disk that holds the images.
-    fn image_place(&self) -> Answer<'_, Option<String>>;
+    /// The disk that holds the images, and what they take of it.
+    fn image_place(&self) -> Answer<'_, Option<FilesystemUsage>>;
 
     /// Where the runtime serves a stream: once, and soon.
     fn exec(&self, request: v1::ExecRequest) -> Answer<'_, String>;

@@ -6,7 +6,7 @@
 //! only just now: somebody is about to use it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,8 +78,9 @@ impl Collector {
                 () = sleep(LOOK) => {}
                 () = stop.cancelled() => return,
             }
-            let place = self.runtime.image_place().await.ok().flatten().map(PathBuf::from);
-            let Some(disk) = place.and_then(|it| Disk::of(&it)) else { continue };
+            let place = self.runtime.image_place().await.ok().flatten().and_then(|it| it.fs_id);
+            let disk = place.and_then(|it| Disk::of(Path::new(&it.mountpoint)));
+            let Some(disk) = disk else { continue };
             if let Err(error) = self.look(disk).await {
                 tracing::debug!(%error, "images are not looked at");
             }

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use kontiki_api::object::quantity::Quantity;
 
 use super::environment::expand;
+use super::groups::{CPU_PERIOD, quota, shares};
 use super::{sandbox, view};
 use crate::agent::cri::v1::{
     Capability, ContainerConfig, ContainerMetadata, Image, ImageSpec, Int64Value, KeyValue,
@@ -13,10 +14,6 @@ use crate::agent::cri::v1::{
     NamespaceMode, NamespaceOption,
 };
 
-/// One period of the scheduler's quota, in microseconds.
-const CPU_PERIOD: i64 = 100_000;
-const CPU_SHARES_MIN: i64 = 2;
-const CPU_SHARES_MAX: i64 = 262_144;
 /// What runs for the node's sake is killed last.
 const OOM_GUARANTEED: i64 = -997;
 const OOM_BEST_EFFORT: i64 = 1000;
@@ -74,19 +71,16 @@ pub fn log_path(container: &str, attempt: u32) -> String {
     format!("{container}/{attempt}.log")
 }
 
-fn shares(milli: i64) -> i64 {
-    (milli * 1024 / 1000).clamp(CPU_SHARES_MIN, CPU_SHARES_MAX)
-}
-
-fn resources(pod: &Pod, container: &Container, node_memory: i64) -> LinuxContainerResources {
+/// What the container may take, by what it and its pod say.
+#[must_use]
+pub fn resources(pod: &Pod, container: &Container, node_memory: i64) -> LinuxContainerResources {
     let cpu = view::request(container, "cpu").map_or(0, Quantity::milli_value);
     let limit = view::limit(container, "cpu").map(Quantity::milli_value);
     let memory = view::request(container, "memory").map_or(0, Quantity::value);
     LinuxContainerResources {
         cpu_shares: shares(cpu),
         cpu_period: CPU_PERIOD,
-        // Less than a millisecond of each period is refused by the kernel.
-        cpu_quota: limit.map_or(0, |milli| (milli * CPU_PERIOD / 1000).max(1000)),
+        cpu_quota: limit.map_or(0, quota),
         memory_limit_in_bytes: view::limit(container, "memory").map_or(0, Quantity::value),
         oom_score_adj: match view::quality(pod) {
             "Guaranteed" => OOM_GUARANTEED,

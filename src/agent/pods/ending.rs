@@ -60,6 +60,7 @@ impl Worker {
                 return retry;
             }
         }
+        self.ground.room.leave(view::uid(pod));
         if !desired.removed && !self.report(pod, &seen, true).await {
             return retry;
         }

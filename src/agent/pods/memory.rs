@@ -1,8 +1,11 @@
-//! What a worker remembers between two looks at the runtime. All of it can be lost with the agent.
+//! What a worker remembers between two looks at the runtime. All of it can be lost with the agent, but for what
+//! the pod was given, which is on disk as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kontiki_api::object::time::Timestamp;
+
+use super::allocation::Allocation;
 
 /// Upstream's: after a first failure, doubled up to the most.
 const PAUSE_FIRST_S: i64 = 10;
@@ -26,6 +29,22 @@ pub struct Memory {
     pub messages: BTreeMap<String, String>,
     /// The pod was ended by us.
     pub ended: Option<Ended>,
+    /// The amounts that it has.
+    pub allocation: Allocation,
+    pub resize: Resize,
+    /// Containers that were stopped to be begun anew, however they end, by their ids.
+    pub replaced: BTreeSet<String>,
+}
+
+/// How it stands with amounts that the pod asks for and does not have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resize {
+    /// Why the node does not give them, for the generation of the object that asks.
+    pub pending: Option<(String, Option<i64>)>,
+    /// They were given to this generation, and the runtime is told.
+    pub given: Option<Option<i64>>,
+    /// Why the runtime did not take them, and when it is told again.
+    pub failed: Option<(String, Timestamp)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +58,10 @@ pub struct Waiting {
 /// Why a pod was ended that nobody deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    pub reason: &'static str,
+    pub reason: String,
     pub message: String,
+    /// It was never let in: nothing of it has run.
+    pub refused: bool,
 }
 
 /// Of one container: what is not probed is well.

@@ -1,27 +1,31 @@
 //! The pods of this node: one worker for each, and what tells the workers to look.
 //!
-//! Keeps: a pod that is no longer wanted is brought to its end even if nobody saw it go. What the
-//! runtime holds of pods that nobody knows is removed, once the full set has been told.
+//! Keeps: a pod that is no longer wanted is brought to its end even if nobody saw it go. One that does not
+//! fit is refused when it comes, and not looked at again ([`room`]). What the runtime holds of pods that
+//! nobody knows is removed, once the full set has been told.
 //! Never: starts anything before the full set has been told; two workers for one pod.
 
+pub mod allocation;
 pub mod container;
 pub mod environment;
 pub mod fields;
+pub mod groups;
 pub mod hosts;
 pub mod memory;
 pub mod observed;
 pub mod plan;
+pub mod room;
 pub mod sandbox;
 pub mod status;
 pub mod view;
 
 mod ending;
-mod groups;
 mod orphans;
 mod report;
+mod resizing;
 mod starting;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod worker;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -40,7 +44,10 @@ use super::Settings;
 use super::cri::{Error, Runtime};
 use super::images::PULLS_MAX;
 use super::masters::{Assignment, Masters};
+use super::volumes::PodFolder;
 use crate::reconcile::Recorder;
+use allocation::Allocation;
+use room::{Refusal, Room};
 use worker::Worker;
 
 /// How often the runtime is asked whether anything changed.
@@ -62,6 +69,7 @@ struct Ground {
     /// As the runtime calls itself: `containerd`.
     runtime_name: String,
     pulls: Semaphore,
+    room: Room,
 }
 
 /// What is wanted of a pod.
@@ -105,8 +113,12 @@ impl Manager {
             }
             sleep(RETRY).await;
         };
-        let ground =
-            Arc::new(Ground { parts: self.parts, runtime_name, pulls: Semaphore::new(PULLS_MAX) });
+        let ground = Arc::new(Ground {
+            parts: self.parts,
+            runtime_name,
+            pulls: Semaphore::new(PULLS_MAX),
+            room: Room::default(),
+        });
         let mut workers =
             Workers { ground: ground.clone(), handles: HashMap::new(), set: JoinSet::new() };
         let mut looks = interval(LOOK);
@@ -176,11 +188,13 @@ struct Workers {
 impl Workers {
     fn take(&mut self, assignment: Assignment) {
         match assignment {
-            Assignment::All(pods) => {
+            Assignment::All(mut pods) => {
+                in_their_order(&mut pods);
                 let wanted: HashSet<String> =
                     pods.iter().map(|pod| view::uid(pod).to_owned()).collect();
                 for (uid, handle) in &self.handles {
                     if !wanted.contains(uid) {
+                        self.ground.room.leave(uid);
                         handle.desired.send_modify(|it| it.removed = true);
                     }
                 }
@@ -192,9 +206,14 @@ impl Workers {
                     String::new()
                 });
             }
-            Assignment::Kept(pods) => pods.into_iter().for_each(|pod| self.put(pod)),
+            Assignment::Kept(mut pods) => {
+                in_their_order(&mut pods);
+                pods.into_iter().for_each(|pod| self.put(pod));
+            }
             Assignment::Put(pod) => self.put(*pod),
             Assignment::Remove(pod) => {
+                // Whoever took the object away by force did not wait for its end either.
+                self.ground.room.leave(view::uid(&pod));
                 if let Some(handle) = self.handles.get(view::uid(&pod)) {
                     handle.desired.send_replace(Desired { pod: Arc::new(*pod), removed: true });
                 }
@@ -209,14 +228,41 @@ impl Workers {
             handle.desired.send_replace(desired);
             return;
         }
+        let (allocation, refusal) = self.admit(&desired.pod);
         let (sender, receiver) = watch::channel(desired);
         let look = Arc::new(Notify::new());
-        let worker = Worker::new(self.ground.clone(), receiver, look.clone());
+        let worker = Worker::new(self.ground.clone(), receiver, look.clone(), allocation, refusal);
         self.handles.insert(uid.clone(), Handle { desired: sender, look });
         self.set.spawn(async move {
             worker.run().await;
             uid
         });
+    }
+
+    /// What the pod has here, and why it is not run, where it is not.
+    fn admit(&self, pod: &Pod) -> (Allocation, Option<Refusal>) {
+        let folder = PodFolder::new(&self.ground.parts.settings.directories.pods, view::uid(pod));
+        let known = Allocation::read(&folder.amounts());
+        if view::is_over(pod) {
+            return (known.unwrap_or_else(|| Allocation::of(pod)), None);
+        }
+        if was_let_in(pod) {
+            let allocation = known.unwrap_or_else(|| Allocation::of(pod));
+            self.ground.room.keep(&allocation.shown_in(pod));
+            return (allocation, None);
+        }
+        let allocation = Allocation::of(pod);
+        let node = self.ground.parts.masters.node();
+        let refusal = match self.ground.room.admit(pod, node.as_ref()) {
+            _ if view::deletion(pod).is_some() => None,
+            admitted => admitted.err(),
+        };
+        if refusal.is_none()
+            && let Err(error) = allocation.write(&folder.amounts())
+        {
+            tracing::warn!(pod = view::name(pod), %error, "its amounts are not written down");
+        }
+        (allocation, refusal)
     }
 
     /// Wakes the workers whose pods look different.
@@ -230,13 +276,35 @@ impl Workers {
 
     fn ended(&mut self, ended: Option<Result<String, tokio::task::JoinError>>) {
         match ended {
-            Some(Ok(uid)) => drop(self.handles.remove(&uid)),
+            Some(Ok(uid)) => {
+                self.ground.room.leave(&uid);
+                self.handles.remove(&uid);
+            }
             Some(Err(error)) => {
                 // Which one is not known; the next full set starts it again.
                 tracing::error!(%error, "a pod's worker has failed");
-                self.handles.retain(|_, handle| !handle.desired.is_closed());
+                self.handles.retain(|uid, handle| {
+                    let works = !handle.desired.is_closed();
+                    if !works {
+                        self.ground.room.leave(uid);
+                    }
+                    works
+                });
             }
             None => {}
         }
     }
+}
+
+/// Whether the pod was let in before, by this agent or by the one before it.
+fn was_let_in(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|it| it.start_time.is_some())
+}
+
+/// Those that are here already come first, then the oldest.
+fn in_their_order(pods: &mut [Pod]) {
+    pods.sort_by_key(|pod| {
+        let created = pod.metadata.creation_timestamp.as_ref().map(|it| it.0);
+        (!was_let_in(pod), created, view::name(pod).to_owned())
+    });
 }

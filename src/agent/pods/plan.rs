@@ -7,6 +7,7 @@
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kontiki_api::object::time::Timestamp;
 
+use super::allocation::changed;
 use super::memory::{Memory, Pause, Waiting, crash_pause};
 use super::observed::{Observed, Seen};
 use super::view::{self, Restart};
@@ -35,6 +36,15 @@ pub enum Step {
         id: String,
         container: String,
         why: &'static str,
+    },
+    /// It is to begin anew, with other amounts.
+    Replace {
+        id: String,
+        container: String,
+    },
+    /// The runtime is told of the amounts of these containers.
+    Resize {
+        containers: Vec<String>,
     },
     /// A container that is of no use, not even for its log.
     Remove {
@@ -67,7 +77,7 @@ pub enum Init {
 #[must_use]
 pub fn plan(pod: &Pod, seen: &Observed, memory: &Memory, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    if is_finished(pod, seen) {
+    if is_finished(pod, seen, memory) {
         // Sidecars are of no use without the others, and go in the reverse order.
         let last = view::init_containers(pod)
             .iter()
@@ -104,20 +114,22 @@ pub fn plan(pod: &Pod, seen: &Observed, memory: &Memory, now: Timestamp) -> Plan
             run(pod, container, seen, memory, now, &mut plan);
         }
     }
+    resize(pod, seen, memory, now, &mut plan);
     tidy(pod, seen, &mut plan);
     plan
 }
 
 /// Whether nothing is left to be run, however it ended.
 #[must_use]
-pub fn is_finished(pod: &Pod, seen: &Observed) -> bool {
+pub fn is_finished(pod: &Pod, seen: &Observed, memory: &Memory) -> bool {
     let policy = view::restart_policy(pod);
     if failed_init(pod, seen) {
         return true;
     }
     let over = |container: &Container| {
-        seen.newest(&container.name)
-            .is_some_and(|it| it.exited() && !policy.again(it.status.exit_code))
+        seen.newest(&container.name).is_some_and(|it| {
+            it.exited() && !policy.again(it.status.exit_code) && !memory.replaced.contains(it.id())
+        })
     };
     policy != Restart::Always && view::containers(pod).iter().all(over)
 }
@@ -230,6 +242,8 @@ fn run(
                 plan.steps.push(stop(current, "a probe failed"));
             } else if policy == Restart::Always && is_of_another_image(container, current) {
                 plan.steps.push(stop(current, "its image was changed"));
+            } else if begins_anew(container, current, memory) {
+                plan.steps.push(Step::Replace { id: current.id().into(), container: name.clone() });
             }
         }
         ContainerState::ContainerCreated => {
@@ -240,6 +254,10 @@ fn run(
         ContainerState::ContainerExited | ContainerState::ContainerUnknown => {
             if policy == Restart::Always && is_of_another_image(container, current) {
                 // However it ended: this one has not run yet.
+                plan.steps.push(start(next, None));
+                return;
+            }
+            if memory.replaced.contains(current.id()) {
                 plan.steps.push(start(next, None));
                 return;
             }
@@ -287,8 +305,40 @@ fn once(container: &Container, seen: &Observed, memory: &Memory, now: Timestamp,
     plan.steps.push(Step::Start { container: name.clone(), attempt: 0, crashed: None });
 }
 
-/// The image is the one thing of a container that can be changed while its pod runs. It matters where
-/// containers are always begun anew: elsewhere the end of the old one may be the pod's.
+/// Its amounts have changed in a way that it says it has to be begun anew for.
+fn begins_anew(container: &Container, seen: &Seen, memory: &Memory) -> bool {
+    let (told, given) =
+        (memory.allocation.told(container, seen), memory.allocation.container(container));
+    let restarts = |resource: &str| {
+        container
+            .resize_policy
+            .iter()
+            .flatten()
+            .any(|it| it.resource_name == resource && it.restart_policy == "RestartContainer")
+    };
+    changed(&told, &given).any(restarts)
+}
+
+/// Tells the runtime of amounts that it has not been told of.
+fn resize(pod: &Pod, seen: &Observed, memory: &Memory, now: Timestamp, plan: &mut Plan) {
+    let behind = view::all_containers(pod).filter(|container| {
+        let current = seen.current(&container.name);
+        current.is_some_and(|it| {
+            memory.allocation.is_behind(container, it) && !begins_anew(container, it, memory)
+        })
+    });
+    let containers: Vec<String> = behind.map(|it| it.name.clone()).collect();
+    if containers.is_empty() {
+        return;
+    }
+    match &memory.resize.failed {
+        Some((_, until)) if *until > now => plan.at(*until),
+        _ => plan.steps.push(Step::Resize { containers }),
+    }
+}
+
+/// Beside its amounts the image is the one thing of a container that can be changed while its pod runs. It
+/// matters where containers are always begun anew: elsewhere the end of the old one may be the pod's.
 fn is_of_another_image(container: &Container, seen: &Seen) -> bool {
     let made = seen.status.labels.get(view::CONTAINER_IMAGE);
     made.is_some_and(|made| Some(made) != container.image.as_ref())

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::container::log_path;
 use super::observed::Observed;
-use super::status::{View, status};
+use super::status::{RESIZES, View, is_ours, status};
 use super::worker::Worker;
 use super::{sandbox, view};
 
@@ -27,12 +27,9 @@ impl Worker {
         let Some(reported) = &self.reported else { return pod };
         let shown = pod.status.take().unwrap_or_default();
         let mut status = reported.clone();
-        let ours = |kind: &str| {
-            reported.conditions.iter().flatten().any(|it| it.type_ == kind && is_ours(kind))
-        };
         let mut conditions = status.conditions.take().unwrap_or_default();
         conditions.retain(|it| is_ours(&it.type_));
-        conditions.extend(shown.conditions.into_iter().flatten().filter(|it| !ours(&it.type_)));
+        conditions.extend(shown.conditions.into_iter().flatten().filter(|it| !is_ours(&it.type_)));
         status.conditions = Some(conditions);
         status.qos_class = shown.qos_class;
         pod.status = Some(status);
@@ -54,10 +51,16 @@ impl Worker {
                 over,
             },
         );
-        if known.status.as_ref() == Some(&fresh) {
-            return true;
+        if matches!(fresh.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            // Nothing of it will run any more.
+            self.ground.room.leave(view::uid(pod));
         }
         let before = pod.status.clone().unwrap_or_default();
+        // What was said of a resize may have come to the object after it was over.
+        let lingers = RESIZES.iter().any(|kind| shows(&before, kind) && !shows(&fresh, kind));
+        if known.status.as_ref() == Some(&fresh) && !lingers {
+            return true;
+        }
         match self.ground.parts.masters.report(pod, patch(&before, &fresh)).await {
             Ok(()) => {
                 self.reported = Some(fresh);
@@ -92,16 +95,16 @@ impl Worker {
     }
 }
 
-fn is_ours(kind: &str) -> bool {
-    matches!(
-        kind,
-        "PodReadyToStartContainers" | "Initialized" | "Ready" | "ContainersReady" | "PodScheduled"
-    )
+fn shows(status: &PodStatus, kind: &str) -> bool {
+    status.conditions.iter().flatten().any(|it| it.type_ == kind)
 }
 
 /// A strategic merge patch of what this agent decides, and of nothing else.
 fn patch(before: &PodStatus, fresh: &PodStatus) -> Value {
-    let ours: Vec<_> = fresh.conditions.iter().flatten().filter(|it| is_ours(&it.type_)).collect();
+    let ours = fresh.conditions.iter().flatten().filter(|it| is_ours(&it.type_));
+    let mut ours: Vec<Value> = ours.map(|it| json!(it)).collect();
+    let over = RESIZES.iter().filter(|kind| shows(before, kind) && !shows(fresh, kind));
+    ours.extend(over.map(|kind| json!({"type": kind, "$patch": "delete"})));
     // Addresses are merged by their value: those that are no more have to be taken out.
     let addresses = |list: Value| match list {
         Value::Array(mut items) if !items.is_empty() => {
@@ -118,6 +121,8 @@ fn patch(before: &PodStatus, fresh: &PodStatus) -> Value {
         "observedGeneration": fresh.observed_generation,
         "reason": fresh.reason,
         "message": fresh.message,
+        "allocatedResources": fresh.allocated_resources,
+        "resources": fresh.resources,
     });
     if fresh.ephemeral_container_statuses.is_some() {
         patch["ephemeralContainerStatuses"] = json!(fresh.ephemeral_container_statuses);

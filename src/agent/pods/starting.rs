@@ -62,6 +62,9 @@ impl Worker {
         let made = self.make(pod, container, seen, attempt, reference).await;
         let made = made.map_err(|why| failed(self, "CreateContainerConfigError", why))?;
         let config = config(pod, container, made);
+        let given = container.resources.clone().unwrap_or_default();
+        self.memory.allocation.tell(name, attempt, given);
+        self.keep_amounts(pod);
         let log = std::path::Path::new(&sandbox_config.log_directory).join(name);
         fs::create_dir_all(&log)
             .map_err(|error| failed(self, "CreateContainerError", error.to_string()))?;

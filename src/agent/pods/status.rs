@@ -3,24 +3,37 @@
 //! Keeps: a phase that is final stays; a condition's transition time changes only with its status;
 //! conditions of others stay as they are.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
     ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+    ResourceRequirements,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kontiki_api::object::quantity::{Format, Quantity};
 use kontiki_api::object::time::Timestamp;
 
-use super::memory::Memory;
+use super::memory::{Memory, Resize};
 use super::observed::{Observed, Seen};
 use super::plan::{Init, has_started, init_state};
 use super::view;
 use crate::agent::cri;
+use crate::reconcile::amounts::{Resources, limits, requests};
 
-/// Conditions that this agent decides.
+/// Conditions that this agent decides, and that are always said.
 const CONDITIONS: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+/// Those that are said while they hold.
+pub const RESIZES: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+/// Whether it is this agent that decides on a condition.
+#[must_use]
+pub fn is_ours(kind: &str) -> bool {
+    CONDITIONS.contains(&kind) || RESIZES.contains(&kind)
+}
 
 /// What the status is made of, besides the pod.
 #[derive(Clone, Copy, Debug)]
@@ -60,14 +73,26 @@ pub fn status(pod: &Pod, view: View<'_>) -> PodStatus {
         addresses = before.pod_ips.iter().flatten().map(|it| it.ip.clone()).collect();
     }
     let (reason, message) = match &view.memory.ended {
-        Some(ended) => (Some(ended.reason.to_owned()), Some(ended.message.clone())),
+        Some(ended) => (Some(ended.reason.clone()), Some(ended.message.clone())),
         None => (before.reason.clone(), before.message.clone()),
     };
+    let mut conditions = conditions(pod, &phase, init, &mains, view);
+    conditions.extend(resizes(pod, &phase, &before, view));
+    // Of a pod that was not let in there is nothing to be said.
+    let refused = view.memory.ended.as_ref().is_some_and(|it| it.refused);
+    let listed = |all: Vec<ContainerStatus>| Some(all).filter(|it| !it.is_empty() && !refused);
+    let given = view.memory.allocation.shown_in(pod);
     PodStatus {
-        conditions: Some(conditions(pod, &phase, init, &mains, view)),
-        container_statuses: Some(mains),
-        ephemeral_container_statuses: Some(ephemeral).filter(|it| !it.is_empty()),
-        init_container_statuses: Some(inits).filter(|it| !it.is_empty()),
+        allocated_resources: Some(written(&requests(&given))).filter(|it| !it.is_empty()),
+        conditions: Some(conditions),
+        container_statuses: Some(mains).filter(|_| !refused),
+        ephemeral_container_statuses: listed(ephemeral),
+        init_container_statuses: listed(inits),
+        resources: Some(ResourceRequirements {
+            requests: Some(written(&requests(&given))).filter(|it| !it.is_empty()),
+            limits: Some(written(&limits(&given))).filter(|it| !it.is_empty()),
+            ..ResourceRequirements::default()
+        }),
         host_ip: host.first().cloned(),
         host_ips: Some(host.into_iter().map(|ip| HostIP { ip }).collect()),
         pod_ip: addresses.first().cloned(),
@@ -80,6 +105,26 @@ pub fn status(pod: &Pod, view: View<'_>) -> PodStatus {
         message,
         ..before
     }
+}
+
+/// Amounts of a whole pod as the API writes them.
+fn written(amounts: &Resources) -> BTreeMap<String, Written> {
+    let bytes = |bytes: i64| Quantity::new(bytes, Format::BinarySi);
+    let others = amounts.others.iter().map(|(name, amount)| {
+        let format =
+            if name.starts_with("hugepages-") { Format::BinarySi } else { Format::DecimalSi };
+        (name.as_str(), Quantity::new(*amount, format))
+    });
+    let all = [
+        ("cpu", Quantity::from_milli(amounts.cpu, Format::DecimalSi)),
+        ("memory", bytes(amounts.memory)),
+        ("ephemeral-storage", bytes(amounts.storage)),
+    ];
+    all.into_iter()
+        .chain(others)
+        .filter(|(_, amount)| !amount.is_zero())
+        .map(|(name, amount)| (name.to_owned(), Written(amount.to_string())))
+        .collect()
 }
 
 fn time(moment: Timestamp) -> Time {
@@ -157,6 +202,11 @@ fn container_status(
             ..ContainerStatus::default()
         };
     };
+    let given = view.memory.allocation.container(container);
+    let has = match newest.is_running() {
+        true => view.memory.allocation.told(container, newest),
+        false => given.clone(),
+    };
     let ended = newest.exited().then(|| terminated(newest, view));
     let ended_before = previous.filter(|it| it.exited()).map(|it| terminated(it, view));
     let waits = view.memory.waiting.get(name).filter(|_| !view.over);
@@ -168,6 +218,10 @@ fn container_status(
             }),
             Some(ended),
         ),
+        // On its way to be begun anew: this is not its end.
+        (Some(ended), None) if view.memory.replaced.contains(newest.id()) && !view.over => {
+            (waiting(not_yet(pod, container, init, view)), Some(ended))
+        }
         (Some(ended), None) => {
             let state = ContainerState { terminated: Some(ended), ..ContainerState::default() };
             (state, ended_before)
@@ -201,7 +255,8 @@ fn container_status(
         state: Some(state),
         last_state: last_state
             .map(|it| ContainerState { terminated: Some(it), ..ContainerState::default() }),
-        resources: container.resources.clone(),
+        allocated_resources: given.requests,
+        resources: Some(has),
         ..ContainerStatus::default()
     }
 }
@@ -330,6 +385,40 @@ fn conditions(
             }
         })
         .collect();
-    all.extend(before.into_iter().filter(|it| !CONDITIONS.contains(&it.type_.as_str())));
+    all.extend(before.into_iter().filter(|it| !is_ours(&it.type_)));
     all
+}
+
+/// What is under way about the pod's amounts.
+fn resizes(pod: &Pod, phase: &str, before: &PodStatus, view: View<'_>) -> Vec<PodCondition> {
+    if view.over || matches!(phase, "Succeeded" | "Failed") {
+        return Vec::new();
+    }
+    let Resize { pending, given, failed } = &view.memory.resize;
+    let behind = view::all_containers(pod).any(|container| {
+        let seen = view.seen.newest(&container.name);
+        seen.is_some_and(|it| view.memory.allocation.is_behind(container, it))
+    });
+    let condition = |kind: &str, generation: Option<i64>, why: Option<(&str, &String)>| {
+        let old = before.conditions.iter().flatten().find(|it| it.type_ == kind);
+        let since = old.and_then(|it| it.last_transition_time.clone());
+        PodCondition {
+            type_: kind.into(),
+            status: "True".into(),
+            last_transition_time: Some(since.unwrap_or_else(|| time(view.now))),
+            reason: why.map(|(reason, _)| reason.to_owned()),
+            message: why.map(|(_, message)| message.clone()),
+            observed_generation: generation,
+            last_probe_time: None,
+        }
+    };
+    let [waits, works] = RESIZES;
+    let waits = pending
+        .as_ref()
+        .map(|(message, generation)| condition(waits, *generation, Some(("Deferred", message))));
+    let works = (behind || given.is_some()).then(|| {
+        let generation = given.flatten().or(pod.metadata.generation);
+        condition(works, generation, failed.as_ref().map(|(message, _)| ("Error", message)))
+    });
+    waits.into_iter().chain(works).collect()
 }

@@ -15,10 +15,13 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
+use super::allocation::Allocation;
 use super::container::log_path;
+use super::groups::Bounds;
 use super::memory::{Ended, Memory, Probed, Waiting};
 use super::observed::{Observed, Seen, observe};
 use super::plan::{self, Step};
+use super::room::Refusal;
 use super::{Desired, Ground, groups, sandbox, view};
 use crate::agent::cri::v1::ContainerStatus;
 use crate::agent::node;
@@ -31,6 +34,8 @@ use crate::reconcile::events::{Severity, reference};
 /// Looks again even if nothing happens: secrets change, tokens end.
 const RESYNC_S: i64 = 60;
 const RETRY_S: i64 = 5;
+/// What stands before the reason why a pod was not let in.
+const REJECTED: &str = "Pod was rejected: ";
 const FINDINGS_MAX: usize = 16;
 /// Sandboxes of a pod that are kept for the records of the containers in them.
 const SANDBOXES_MAX: usize = 3;
@@ -54,6 +59,10 @@ pub(super) struct Worker {
     pub reported: Option<PodStatus>,
     /// Nothing of it is left here.
     pub forgotten: bool,
+    /// What its control group was told.
+    pub bounds: Option<Bounds>,
+    /// Changes when another pod has left room.
+    pub left: watch::Receiver<u64>,
 }
 
 /// Labels and annotations: of what files show they alone change while a pod runs.
@@ -77,14 +86,22 @@ impl Worker {
         ground: Arc<Ground>,
         desired: watch::Receiver<Desired>,
         look: Arc<Notify>,
+        allocation: Allocation,
+        refusal: Option<Refusal>,
     ) -> Worker {
         let uid = view::uid(&desired.borrow().pod).to_owned();
         let folder = PodFolder::new(&ground.parts.settings.directories.pods, &uid);
+        let left = ground.room.left();
+        let ended = refusal.map(|it| Ended {
+            reason: it.reason,
+            message: format!("{REJECTED}{}", it.message),
+            refused: true,
+        });
         Worker {
             ground,
             desired,
             look,
-            memory: Memory::default(),
+            memory: Memory { allocation, ended, ..Memory::default() },
             ended: HashMap::new(),
             folder,
             tokens: Tokens::default(),
@@ -96,10 +113,17 @@ impl Worker {
             findings: mpsc::channel(FINDINGS_MAX),
             reported: None,
             forgotten: false,
+            bounds: None,
+            left,
         }
     }
 
     pub async fn run(mut self) {
+        if let Some(refused) = &self.memory.ended {
+            let pod = self.desired.borrow().pod.clone();
+            let why = refused.message.strip_prefix(REJECTED).unwrap_or(&refused.message);
+            self.say(&pod, "", Severity::Warning, &refused.reason, why.to_owned());
+        }
         loop {
             let desired = self.desired.borrow_and_update().clone();
             let ends = desired.removed || view::deletion(&desired.pod).is_some();
@@ -157,16 +181,19 @@ impl Worker {
         }
     }
 
-    async fn sync(&mut self, pod: &Arc<Pod>) -> Next {
+    async fn sync(&mut self, asked: &Arc<Pod>) -> Next {
         let retry = self.now().plus_seconds(RETRY_S);
+        // It is run with what it was given, which may not be what it asks for now.
+        let pod = &self.allocate(asked);
         let Some(seen) = self.observe(pod).await else { return Next::At(retry) };
         let now = self.now();
         if let Some(deadline) = plan::deadline(&self.current(pod))
             && now >= deadline
         {
             self.memory.ended = Some(Ended {
-                reason: "DeadlineExceeded",
+                reason: "DeadlineExceeded".into(),
                 message: "Pod was active on the node longer than the specified deadline".into(),
+                refused: false,
             });
             let message = "Pod was active on the node longer than the specified deadline";
             self.say(pod, "", Severity::Normal, "DeadlineExceeded", message.into());
@@ -174,6 +201,8 @@ impl Worker {
         }
         self.watch_over(pod, &seen);
         self.refresh(pod, &seen).await;
+        self.close_resize(pod, &seen);
+        self.bound_again(pod, &seen);
         let plan = plan::plan(pod, &seen, &self.memory, now);
         let told = self.report(pod, &seen, false).await;
         for step in &plan.steps {
@@ -254,6 +283,19 @@ impl Worker {
                 }
                 Ok(())
             }
+            Step::Replace { id, container } => {
+                if let Some(spec) = view::container(pod, container) {
+                    let message = format!("Container {container} resize requires restart");
+                    self.say(pod, container, Severity::Normal, "Killing", message);
+                    self.memory.replaced.insert(id.clone());
+                    self.stop_one(pod, &spec, id).await;
+                }
+                Ok(())
+            }
+            Step::Resize { containers } => {
+                self.resize(pod, seen, containers).await;
+                Ok(())
+            }
             Step::Remove { id } => {
                 let removed = runtime.remove_container(id).await;
                 if removed.is_ok() {
@@ -309,6 +351,8 @@ impl Worker {
         match runtime.run_sandbox(&config, &handler).await {
             Ok(_) => {
                 self.memory.sandbox = None;
+                self.bounds = None;
+                self.bound(pod);
                 let most = self.ground.parts.settings.pod_pids_max;
                 if let Err(error) = groups::limit_processes(&sandbox::control_group(pod), most) {
                     tracing::debug!(pod = view::name(pod), %error, "its processes have no bound");
@@ -385,6 +429,7 @@ impl Worker {
         let known: HashSet<&str> = seen.containers.iter().map(Seen::id).collect();
         self.memory.probed.retain(|id, _| known.contains(id.as_str()));
         self.memory.messages.retain(|id, _| known.contains(id.as_str()));
+        self.memory.replaced.retain(|id| known.contains(id.as_str()));
         let address = self.place(pod, seen).pod.first().cloned().unwrap_or_default();
         for container in running {
             let Some(spec) = view::container(pod, container.name()) else { continue };
@@ -425,6 +470,7 @@ impl Worker {
         let before = self.memory.probed.clone();
         let timer = sleep(Duration::from_micros(left));
         tokio::pin!(timer);
+        let waits_for_room = self.memory.resize.pending.is_some();
         loop {
             tokio::select! {
                 changed = self.desired.changed() => {
@@ -435,6 +481,7 @@ impl Worker {
                     return;
                 }
                 () = self.look.notified() => return,
+                Ok(()) = self.left.changed(), if waits_for_room => return,
                 () = &mut timer => return,
                 Some(finding) = self.findings.1.recv() => {
                     self.found(&finding);

@@ -28,6 +28,7 @@ use prometheus_client::registry::Registry;
 use super::cri::Runtime;
 use super::cri::v1::ContainerState;
 use super::pods::observed::{self, Observed, Seen};
+use super::stats::Stats;
 use crate::session::Orders;
 
 /// What tunnels lead to. Cheap to clone.
@@ -39,6 +40,8 @@ pub struct Ends {
     /// Logs of pods.
     pub logs: PathBuf,
     pub metrics: Arc<Registry>,
+    /// What the node and its pods take.
+    pub stats: Arc<Stats>,
 }
 
 impl Orders for Ends {
@@ -56,9 +59,7 @@ impl Ends {
             Some(Kind::PortForward(forward)) => streams::port_forward(self, forward).await,
             Some(Kind::Logs(logs)) => plain(logs::open(self, logs).await?),
             Some(Kind::Dial(dial)) => plain(streams::dial(self, dial).await?),
-            Some(Kind::Kubelet(_)) => {
-                plain(pages::open(self.node.clone(), self.runtime.clone(), self.metrics.clone()))
-            }
+            Some(Kind::Kubelet(_)) => plain(pages::open(self.clone())),
             None => {
                 let why = "this agent does not know what is wanted of it; it may be older than \
                            the master";

@@ -1,5 +1,5 @@
-//! Files that come from the API: config maps, secrets, the downward API, tokens, and projections of
-//! them.
+//! Files that come from the API: config maps, secrets, the downward API, tokens, trust bundles, and
+//! projections of them.
 //!
 //! Keeps: a token is asked for again when four fifths of its life are over, and when nothing else
 //! changed.
@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 };
 use kontiki_api::object::time::Timestamp;
 
-use super::FILE_MODE;
+use super::{FILE_MODE, trust};
 use crate::agent::masters::{Masters, Token, TokenWanted};
 use crate::agent::pods::environment::found;
 use crate::agent::pods::fields::{self, Place};
@@ -193,6 +193,11 @@ impl Projection<'_> {
             } else if let Some(it) = &source.service_account_token {
                 let token = self.token(it, tokens).await?;
                 into.insert(it.path.clone(), File { bytes: token.into_bytes(), mode });
+            } else if let Some(it) = &source.cluster_trust_bundle {
+                let all = self.masters.trust_bundles().await;
+                let all = all.map_err(|status| status.message().to_owned())?;
+                let bytes = trust::anchors(&all, it)?;
+                into.insert(it.path.clone(), File { bytes, mode });
             } else {
                 return Err("a projection is of a kind that this node cannot make".into());
             }

@@ -4,6 +4,7 @@
 //! PODS/UID/volumes/NAME/            emptyDir, or files written from the API (see `atomic`)
 //! PODS/UID/containers/NAME/ATTEMPT  what a container says before it ends
 //! PODS/UID/etc-hosts
+//! PODS/UID/amounts                  what the pod was given of the node (see `pods::allocation`)
 //! ```
 //! Keeps: files that come from the API change all at once. A path below a volume never leads out of
 //! it.
@@ -11,6 +12,7 @@
 
 pub mod atomic;
 pub mod content;
+pub mod trust;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -62,6 +64,11 @@ impl PodFolder {
     #[must_use]
     pub fn hosts(&self) -> PathBuf {
         self.0.join("etc-hosts")
+    }
+
+    #[must_use]
+    pub fn amounts(&self) -> PathBuf {
+        self.0.join("amounts")
     }
 
     /// Removes all of it. What was mounted is taken off first; while something is busy nothing is

@@ -27,6 +27,7 @@ pub fn settings(nft: Nft) -> Settings {
         bridged: Bridged::Seen,
         leaving: Leaving::AsIs,
         nft,
+        kept: None,
         metrics: Metrics::default(),
     }
 }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::nodes::{HostPort, NodeInfo, Snapshot, host_ports};
+use super::nodes::{NodeInfo, Snapshot};
 use super::priority;
-use super::resources::{Resources, requests};
 use super::world::World;
+use crate::reconcile::amounts::{Resources, requests};
+use crate::reconcile::node_rules::{HostPort, host_ports};
 
 mod company;
 mod fit;

@@ -3,6 +3,8 @@
 //!
 //! Many small pods on one machine: each runs a script, prints what it finds, and ends.
 
+mod amounts;
+mod images;
 mod network;
 mod processes;
 mod volumes;

@@ -318,6 +318,10 @@ async fn people_look_into_pods_that_run_and_pods_that_have_ended() {
         .await;
     machine.until(&["pod", "ticks"], is_ready).await;
     says(&machine.does(&["logs", "ticks", "--tail=1"]).await, &["second"]);
+    says(&machine.does(&["logs", "ticks", "--limit-bytes=3"]).await, &["fir"]);
+    says(&machine.does(&["logs", "ticks", "--since=1h"]).await, &["first", "second"]);
+    let since = ["logs", "ticks", "--since-time=2999-01-01T00:00:00Z"];
+    says(&machine.does(&since).await, &[]);
     assert!(machine.does(&["logs", "ticks", "--timestamps"]).await.contains("Z first"));
     // A container that is added to look around sees the processes of the one it is for.
     let script = "busybox ps | grep -c 'until test'; exit 0";

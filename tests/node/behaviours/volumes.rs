@@ -42,6 +42,12 @@ async fn files_come_from_config_maps_secrets_and_the_pod_itself_as_they_were_ask
     let mut machine = machine().await;
     machine.apply(&settings()).await;
     machine.apply(&hidden()).await;
+    // One of the same name elsewhere is another.
+    machine.does(&["create", "namespace", "elsewhere"]).await;
+    let mut another = hidden();
+    another["metadata"]["namespace"] = "elsewhere".into();
+    another["stringData"] = json!({"key": "of others", "other": "of others"});
+    machine.apply(&another).await;
     let item = json!([{"key": "one", "path": "deep/uno", "mode": 0o400}]);
     let secret_item = json!([{"key": "key", "path": "deep/k", "mode": 0o400}]);
     let names = [
@@ -267,5 +273,73 @@ async fn folders_are_shared_kept_in_memory_and_mounted_in_parts() {
         waits == "CreateContainerConfigError"
     };
     machine.until(&["pod", "absolute"], refused).await;
+    assert_eq!(machine.stop().await, Some(0), "{}", machine.log());
+}
+
+#[tokio::test]
+async fn programs_find_the_certificates_that_the_cluster_tells_them_to_believe() {
+    let mut machine = machine().await;
+    let certificate = |name: &str| {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+    };
+    let bundle = |name: &str, signer: Option<&str>, label: &str, text: &str| {
+        json!({"apiVersion": "certificates.k8s.io/v1", "kind": "ClusterTrustBundle",
+            "metadata": {"name": name, "labels": {"live": label}},
+            "spec": {"signerName": signer, "trustBundle": text}})
+    };
+    let signer = "test.kontiki/signer";
+    let all: Vec<String> = ["a", "b", "c"].map(certificate).to_vec();
+    machine.apply(&bundle("alone", None, "no", &all.concat())).await;
+    for (at, label) in [(0, "yes"), (1, "yes"), (2, "no")] {
+        let name = format!("test.kontiki:signer:{at}");
+        machine.apply(&bundle(&name, Some(signer), label, &all[at])).await;
+    }
+    let projected = |name: &str, source: Value| {
+        let mut source = source;
+        source["path"] = "roots".into();
+        json!({"name": name, "projected": {"sources": [{"clusterTrustBundle": source}]}})
+    };
+    let live = json!({"matchLabels": {"live": "yes"}});
+    let none = json!({"matchLabels": {"live": "never"}});
+    let asked = [
+        ("named", json!({"name": "alone"})),
+        ("signed", json!({"signerName": signer, "labelSelector": {}})),
+        ("picked", json!({"signerName": signer, "labelSelector": live})),
+        ("nothing", json!({"signerName": signer, "optional": true})),
+        ("nobody", json!({"signerName": signer, "labelSelector": none, "optional": true})),
+    ];
+    let names: Vec<&str> = asked.iter().map(|(name, _)| *name).collect();
+    let volumes: Vec<Value> =
+        asked.iter().map(|(name, source)| projected(name, source.clone())).collect();
+    let script = "for n in named signed picked nothing nobody; do \
+                  echo $n $(grep -c BEGIN /$n/roots); done; true";
+    let container = runs(script, json!({"volumeMounts": mounts(&names)}));
+    machine.apply(&once("believes", container, json!({"volumes": volumes}))).await;
+    says(
+        &said(&machine, "believes").await,
+        &["named 3", "signed 3", "picked 2", "nothing 0", "nobody 0"],
+    );
+    // What is not there keeps a pod waiting, until it is.
+    for (name, source) in [
+        ("by-name", json!({"name": "later"})),
+        ("by-labels", json!({"signerName": signer, "labelSelector": none})),
+    ] {
+        let container = runs("grep -c BEGIN /v/roots", json!({"volumeMounts": mounts(&["v"])}));
+        let volumes = json!([projected("v", source)]);
+        machine.apply(&once(name, container, json!({"volumes": volumes}))).await;
+    }
+    let refused = |events: &Value| {
+        ["by-name", "by-labels"].iter().all(|name| {
+            let mut all = events["items"].as_array().into_iter().flatten();
+            all.any(|it| it["involvedObject"]["name"] == *name && it["reason"] == "FailedMount")
+        })
+    };
+    machine.until(&["events"], refused).await;
+    machine.apply(&bundle("later", None, "no", &all[0])).await;
+    says(&said(&machine, "by-name").await, &["1"]);
+    assert_eq!(machine.json(&["pod", "by-labels"]).await["status"]["phase"], "Pending");
     assert_eq!(machine.stop().await, Some(0), "{}", machine.log());
 }

@@ -131,7 +131,14 @@ async fn page(bytes: &mut Box<dyn Duplex>) -> io::Result<()> {
     }
     let head = String::from_utf8(head).unwrap();
     let asked = head.lines().next().unwrap_or_default();
-    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{asked}", asked.len());
+    // A page of its own, or the question as the answer.
+    let (media, body) = match asked {
+        "GET /links HTTP/1.1" => ("text/html", "<a href=\"/page\">page</a>"),
+        asked => ("text/plain", asked),
+    };
+    let length = body.len();
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {media}\r\ncontent-length: {length}");
+    let answer = format!("{head}\r\n\r\n{body}");
     bytes.write_all(answer.as_bytes()).await
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use kontiki_api::audit::Audit;
 use kontiki_api::listener::{Clients, Listener, TlsConfig, TlsSource};
 use kontiki_api::node::Peers;
 use kontiki_api::sandbox::Sandbox;
@@ -85,8 +86,17 @@ impl Master {
         Master::beside(Authority::new(), Vec::new()).await
     }
 
+    /// One that writes down what it is asked.
+    pub async fn audited(audit: Arc<Audit>) -> Master {
+        Master::new(Authority::new(), Vec::new(), Some(audit)).await
+    }
+
     /// One that knows other masters.
     pub async fn beside(ca: Arc<Authority>, others: Vec<String>) -> Master {
+        Master::new(ca, others, None).await
+    }
+
+    async fn new(ca: Arc<Authority>, others: Vec<String>, audit: Option<Arc<Audit>>) -> Master {
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = socket.local_addr().unwrap().port();
         let url = format!("https://localhost:{port}");
@@ -104,6 +114,7 @@ impl Master {
         let sandbox = Sandbox::with(|config| {
             config.authenticator = None;
             config.peers = Some(peers);
+            config.audit = audit;
         })
         .await;
         let listener = Listener::adopt(socket, TlsSource::new(&ca.server()).unwrap()).unwrap();

@@ -203,6 +203,10 @@ async fn pages_of_an_agent_and_of_a_pod_are_shown_under_their_names() {
     let answer = master.get("/api/v1/namespaces/default/pods/p:8080/proxy/index.html").await;
     assert!(answer.ends_with("GET /index.html HTTP/1.1"), "{answer}");
 
+    let answer = master.get("/api/v1/namespaces/default/pods/p:8080/proxy/links").await;
+    let link = "<a href=\"/api/v1/namespaces/default/pods/p:8080/proxy/page\">page</a>";
+    assert!(answer.ends_with(link), "{answer}");
+
     let client = master.sandbox.client();
     let service = json!({"metadata": {"name": "s", "namespace": "default"},
         "spec": {"ports": [{"name": "web", "port": 80, "targetPort": 8080}]}});

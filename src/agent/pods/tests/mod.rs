@@ -1,5 +1,6 @@
 //! Pods through the manager: with a runtime of plain values, and with a real one.
 
+mod amounts;
 mod lives;
 mod real;
 mod trouble;
@@ -13,7 +14,8 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, Pod, Secret, Service};
+use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, Pod, Secret, Service};
 use kontiki_api::Status;
 use kontiki_api::client::{Client, Events, Served, Transport};
 use kontiki_api::object::GroupResource;
@@ -38,6 +40,7 @@ pub struct Played {
     send: mpsc::UnboundedSender<Assignment>,
     /// The pods as they are told, by name.
     pods: watch::Sender<BTreeMap<String, Pod>>,
+    node: Mutex<Option<Node>>,
 }
 
 impl Masters for Played {
@@ -48,6 +51,10 @@ impl Masters for Played {
             Ok(stream::unfold(receiver, |mut it| async { Some((Ok(it.recv().await?), it)) })
                 .boxed())
         })
+    }
+
+    fn node(&self) -> Option<Node> {
+        self.node.lock().clone()
     }
 
     fn secret<'a>(&'a self, _namespace: &'a str, name: &'a str) -> Answer<'a, Secret> {
@@ -82,6 +89,10 @@ impl Masters for Played {
     fn volume<'a>(&'a self, _namespace: &'a str, claim: &'a str) -> Answer<'a, PersistentVolume> {
         let claims = GroupResource::new("", "persistentvolumeclaims");
         Box::pin(async move { Err(Status::not_found(&claims, claim)) })
+    }
+
+    fn trust_bundles(&self) -> Answer<'_, Vec<Arc<ClusterTrustBundle>>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     fn token<'a>(&'a self, _pod: &'a Pod, wanted: &'a TokenWanted) -> Answer<'a, Token> {
@@ -173,6 +184,7 @@ impl Stage {
             assignments: Mutex::new(Some(receive)),
             send,
             pods: watch::Sender::new(pods),
+            node: Mutex::default(),
         });
         let (recorder, _) = events::recorder(Client::new(Arc::new(Nowhere), "test"), clock.clone());
         let (served, told) = watch::channel(BTreeSet::new());
@@ -200,6 +212,12 @@ impl Stage {
         self.masters.send.send(Assignment::Put(Box::new(pod))).unwrap();
     }
 
+    /// The node's object is known from now on.
+    pub fn has(&self, allocatable: Value) {
+        let node = json!({"metadata": {"name": "node"}, "status": {"allocatable": allocatable}});
+        *self.masters.node.lock() = Some(object(node));
+    }
+
     /// The pod has another spec, as after a client's change.
     pub fn change(&self, name: &str, spec: Value) {
         let mut told = None;
@@ -223,6 +241,16 @@ impl Stage {
             told = Some(pod.clone());
         });
         self.masters.send.send(Assignment::Put(Box::new(told.unwrap()))).unwrap();
+    }
+
+    /// All pods as they are told now.
+    pub fn pods(&self) -> Vec<Pod> {
+        self.masters.pods.borrow().values().cloned().collect()
+    }
+
+    /// The agent ends; what it has on disk stays.
+    pub fn ends(self) -> tempfile::TempDir {
+        self.folder
     }
 
     /// The pod as it is told now.

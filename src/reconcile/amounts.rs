@@ -1,8 +1,10 @@
-//! What pods ask for and nodes have, as numbers that can be added and compared.
+//! What pods ask for and nodes have, as numbers that can be added and compared. Pure.
+//!
+//! The scheduler reckons by it before a pod is bound, a node when the pod comes: both have to mean the same.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use kontiki_api::object::quantity::Quantity;
 
@@ -13,6 +15,15 @@ pub struct Resources {
     pub memory: i64,
     pub storage: i64,
     pub others: BTreeMap<String, i64>,
+}
+
+/// An amount of which there is not enough.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Short {
+    pub name: String,
+    pub wanted: i64,
+    pub used: i64,
+    pub have: i64,
 }
 
 /// What a container counts for in scoring when it asks for nothing (upstream's non-zero requests).
@@ -60,6 +71,31 @@ impl Resources {
         }
     }
 
+    /// Amounts of which there is not enough, in upstream's order: what is wanted beside what is used of what
+    /// there is. Nobody lacks what they do not ask for.
+    #[must_use]
+    pub fn short(&self, used: &Resources, have: &Resources) -> Vec<Short> {
+        let mut all = vec![
+            ("cpu", self.cpu, used.cpu, have.cpu),
+            ("memory", self.memory, used.memory, have.memory),
+            ("ephemeral-storage", self.storage, used.storage, have.storage),
+        ];
+        let of = |amounts: &Resources, name: &str| amounts.others.get(name).copied().unwrap_or(0);
+        for (name, wanted) in &self.others {
+            all.push((name, *wanted, of(used, name), of(have, name)));
+        }
+        let is_short = |(_, wanted, used, have): &(&str, i64, i64, i64)| {
+            *wanted > 0 && *wanted > have.saturating_sub(*used)
+        };
+        let short = |(name, wanted, used, have): (&str, i64, i64, i64)| Short {
+            name: name.to_owned(),
+            wanted,
+            used,
+            have,
+        };
+        all.into_iter().filter(is_short).map(short).collect()
+    }
+
     /// The larger of each.
     fn raise_to(&mut self, other: &Resources) {
         self.cpu = self.cpu.max(other.cpu);
@@ -82,7 +118,36 @@ impl Resources {
 /// (upstream's `PodRequests`).
 #[must_use]
 pub fn requests(pod: &Pod) -> Resources {
-    pod.spec.as_ref().map(|spec| of_spec(spec, &asked)).unwrap_or_default()
+    pod.spec.as_ref().map(|spec| of_spec(spec, &asked, &asked_of)).unwrap_or_default()
+}
+
+/// What a pod counts for on the node that it is on: while its amounts are changed, the larger of what it asks
+/// for and what it still has.
+#[must_use]
+pub fn counted(pod: &Pod) -> Resources {
+    let statuses = pod
+        .status
+        .iter()
+        .flat_map(|it| it.container_statuses.iter().chain(&it.init_container_statuses).flatten());
+    let statuses: Vec<&ContainerStatus> = statuses.collect();
+    let most = |container: &Container| {
+        let mut amounts = asked(container);
+        if let Some(status) = statuses.iter().find(|it| it.name == container.name) {
+            amounts.raise_to(&Resources::of(status.allocated_resources.as_ref()));
+            let has = status.resources.as_ref().and_then(asked_of);
+            amounts.raise_to(&Resources::of(has));
+        }
+        amounts
+    };
+    pod.spec.as_ref().map(|spec| of_spec(spec, &most, &asked_of)).unwrap_or_default()
+}
+
+/// What a pod may take at most, as far as limits are said (upstream's `PodLimits`).
+#[must_use]
+pub fn limits(pod: &Pod) -> Resources {
+    let limited =
+        |container: &Container| Resources::of(container.resources.as_ref().and_then(limited_to));
+    pod.spec.as_ref().map(|spec| of_spec(spec, &limited, &limited_to)).unwrap_or_default()
 }
 
 /// The same for scoring, where a container that asks for nothing still counts for something.
@@ -94,18 +159,28 @@ pub fn requests_for_scoring(pod: &Pod) -> Resources {
         amounts.memory = if amounts.memory == 0 { MEMORY_IF_NONE } else { amounts.memory };
         amounts
     };
-    pod.spec.as_ref().map(|spec| of_spec(spec, &at_least)).unwrap_or_default()
+    pod.spec.as_ref().map(|spec| of_spec(spec, &at_least, &asked_of)).unwrap_or_default()
+}
+
+type Amounts = BTreeMap<String, Written>;
+
+fn asked_of(resources: &ResourceRequirements) -> Option<&Amounts> {
+    resources.requests.as_ref()
+}
+
+fn limited_to(resources: &ResourceRequirements) -> Option<&Amounts> {
+    resources.limits.as_ref()
 }
 
 fn asked(container: &Container) -> Resources {
-    requested(container.resources.as_ref())
+    Resources::of(container.resources.as_ref().and_then(asked_of))
 }
 
-fn requested(resources: Option<&ResourceRequirements>) -> Resources {
-    Resources::of(resources.and_then(|resources| resources.requests.as_ref()))
-}
-
-fn of_spec(spec: &PodSpec, asked: &dyn Fn(&Container) -> Resources) -> Resources {
+fn of_spec(
+    spec: &PodSpec,
+    asked: &dyn Fn(&Container) -> Resources,
+    said_of: &dyn Fn(&ResourceRequirements) -> Option<&Amounts>,
+) -> Resources {
     let mut running = Resources::default();
     spec.containers.iter().for_each(|container| running.add(&asked(container)));
     let (mut sidecars, mut starting) = (Resources::default(), Resources::default());
@@ -120,9 +195,8 @@ fn of_spec(spec: &PodSpec, asked: &dyn Fn(&Container) -> Resources) -> Resources
     running.add(&sidecars);
     running.raise_to(&starting);
     // What is said of the whole pod stands for the sum of its parts.
-    let whole = requested(spec.resources.as_ref());
-    let said = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-    if let Some(said) = said {
+    if let Some(said) = spec.resources.as_ref().and_then(said_of) {
+        let whole = Resources::of(Some(said));
         if said.contains_key("cpu") {
             running.cpu = whole.cpu;
         }
@@ -154,6 +228,21 @@ mod tests {
         let requests = requests(&pod);
         assert_eq!(requests.cpu, 1000 + 50 + 10, "the init container beside the sidecar");
         assert_eq!(requests.others["example.com/gpu"], 3, "two containers and a sidecar");
+    }
+
+    #[test]
+    fn who_gives_something_back_has_it_until_it_is_taken() {
+        let pod: Pod = serde_json::from_value(json!({
+            "spec": {"containers": [
+                {"name": "less", "resources": {"requests": {"cpu": "100m"}}},
+                {"name": "more", "resources": {"requests": {"cpu": "200m"}}}]},
+            "status": {"containerStatuses": [
+                {"name": "less", "allocatedResources": {"cpu": "100m"},
+                    "resources": {"requests": {"cpu": "300m"}}},
+                {"name": "more", "allocatedResources": {"cpu": "50m"}}]}}))
+        .unwrap();
+        assert_eq!(counted(&pod).cpu, 300 + 200);
+        assert_eq!(requests(&pod).cpu, 300);
     }
 
     #[test]

@@ -1,0 +1,8 @@
+//! libFuzzer's way into `objects::decode`.
+
+#![no_main]
+
+#[path = "../../tests/fuzz/objects.rs"]
+mod objects;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| objects::decode(bytes));
