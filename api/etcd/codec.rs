@@ -1,7 +1,7 @@
 //! Bytes of messages and messages of bytes, in buffers as large as what is in them.
 //!
-//! tonic's own begins each call with eight kibibytes on either side. Here they would stay: a key or a value is a
-//! slice of the buffer it arrived in, for as long as the log, the ring of recent events or a watch holds it;
+//! tonic's own begins each call with eight kibibytes on either side. Here they would stay: a key or a value is
+//! a slice of the buffer it arrived in, for as long as the log, the ring of recent events or a watch holds it;
 //! and a stream that waits keeps both of its buffers for as long as it lives.
 //!
 //! Keeps: a message is encoded into a buffer that has room for all of it, however large it is.

@@ -188,7 +188,7 @@ async fn converse(
             connection.await
         }
         () = held.until_client_disowned(&proof) => {
-            tracing::info!(%remote, "a peer's connection is closed: its CA is not believed any more");
+            tracing::info!(%remote, "peer connection closed: its CA is not believed any more");
             connection.as_mut().graceful_shutdown();
             match timeout(GRACE, connection.as_mut()).await {
                 Ok(ended) => ended,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const USAGE: &str = "\
-usage: make bench-etcd|bench-api|bench-cluster|bench-node ARGS=\"[--quick] [--output json] [--only WORD] ...\"
+usage: make bench-etcd|bench-api|bench-cluster|bench-node ARGS=\"[--quick] [--output json] ...\"
   --quick          shorter, with fewer of everything
   --output json    one document instead of a table
   --only WORD      the parts whose name begins so; may be given more than once. Of bench-etcd: put,
