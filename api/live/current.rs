@@ -1,8 +1,8 @@
 //! The objects of a small resource, as this member's store has them at this very moment.
 //!
-//! A table follows its feed in a task of its own, and may be behind. To be sure, one would read the store for each
-//! request, which finds nothing nearly always, and costs more than everything else a plugin does. Here whoever
-//! asks takes in what the feed has first.
+//! A table follows its feed in a task of its own, and may be behind. To be sure, one would read the store for
+//! each request, which finds nothing nearly always, and costs more than everything else a plugin does. Here
+//! whoever asks takes in what the feed has first.
 //!
 //! Keeps: what was answered to somebody who wrote on this member is there. Never: waits.
 
