@@ -122,7 +122,7 @@ pub fn requests(pod: &Pod) -> Resources {
 }
 
 /// What a pod counts for on the node that it is on: while its amounts are changed, the larger of what it asks
-/// for and what it still has.
+/// for and what it still has, but for what its node can never give it.
 #[must_use]
 pub fn counted(pod: &Pod) -> Resources {
     let statuses = pod
@@ -130,9 +130,19 @@ pub fn counted(pod: &Pod) -> Resources {
         .iter()
         .flat_map(|it| it.container_statuses.iter().chain(&it.init_container_statuses).flatten());
     let statuses: Vec<&ContainerStatus> = statuses.collect();
+    let is_refused = pod
+        .status
+        .iter()
+        .flat_map(|it| it.conditions.iter().flatten())
+        .any(|it| it.type_ == "PodResizePending" && it.reason.as_deref() == Some("Infeasible"));
     let most = |container: &Container| {
-        let mut amounts = asked(container);
-        if let Some(status) = statuses.iter().find(|it| it.name == container.name) {
+        let status = statuses.iter().find(|it| it.name == container.name);
+        // It will never have what it asks for.
+        let mut amounts = match status.and_then(|it| it.allocated_resources.as_ref()) {
+            Some(has) if is_refused => Resources::of(Some(has)),
+            _ => asked(container),
+        };
+        if let Some(status) = status {
             amounts.raise_to(&Resources::of(status.allocated_resources.as_ref()));
             let has = status.resources.as_ref().and_then(asked_of);
             amounts.raise_to(&Resources::of(has));
@@ -243,6 +253,12 @@ mod tests {
         .unwrap();
         assert_eq!(counted(&pod).cpu, 300 + 200);
         assert_eq!(requests(&pod).cpu, 300);
+        let mut refused = pod;
+        let infeasible = json!([{"type": "PodResizePending", "status": "True",
+            "reason": "Infeasible"}]);
+        let conditions = serde_json::from_value(infeasible).unwrap();
+        refused.status.as_mut().unwrap().conditions = conditions;
+        assert_eq!(counted(&refused).cpu, 300 + 50, "what can never be given is not counted");
     }
 
     #[test]

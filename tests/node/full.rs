@@ -85,8 +85,9 @@ async fn a_full_disk_stops_nothing_that_runs_and_says_why_other_things_do_not_be
         })
     };
     kubectl.until(&["events"], said).await;
-    let shell = ["exec", "stays", "--", "demo", "get", "http://localhost:8080/"];
-    let answer = kubectl.does(&shell).await;
+    let address = stays["status"]["podIP"].as_str().unwrap();
+    let url = format!("http://{address}:8080/");
+    let answer = second.runs(&["curl", "--silent", "--fail", "--max-time", "10", &url]).await;
     assert!(answer.contains("stays"), "{answer}");
 
     does(&["rm", &filler]).await;

@@ -27,7 +27,7 @@ pub fn fitting(secrets: &[Secret], image: &str) -> Vec<AuthConfig> {
                 .strip_prefix(&prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@']));
             if fits {
-                found.push((prefix.len(), config(&server, &entry)));
+                found.push((prefix.len(), config(&entry)));
             }
         }
     }
@@ -47,7 +47,7 @@ fn address(server: &str) -> String {
     }
 }
 
-fn config(server: &str, entry: &Value) -> AuthConfig {
+fn config(entry: &Value) -> AuthConfig {
     let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
     let (mut username, mut password) = (text("username"), text("password"));
     if username.is_empty()
@@ -60,7 +60,8 @@ fn config(server: &str, entry: &Value) -> AuthConfig {
         username,
         password,
         auth: String::new(),
-        server_address: server.to_owned(),
+        // They were chosen by the image's name. The runtime would read this as a URL, which `host:port` is not.
+        server_address: String::new(),
         identity_token: text("identitytoken"),
         registry_token: text("registrytoken"),
     }

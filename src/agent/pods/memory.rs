@@ -36,11 +36,20 @@ pub struct Memory {
     pub replaced: BTreeSet<String>,
 }
 
+/// Amounts that the node does not give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    pub reason: &'static str,
+    pub message: String,
+    /// Of the object that asks.
+    pub generation: Option<i64>,
+}
+
 /// How it stands with amounts that the pod asks for and does not have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resize {
     /// Why the node does not give them, for the generation of the object that asks.
-    pub pending: Option<(String, Option<i64>)>,
+    pub pending: Option<Pending>,
     /// They were given to this generation, and the runtime is told.
     pub given: Option<Option<i64>>,
     /// Why the runtime did not take them, and when it is told again.

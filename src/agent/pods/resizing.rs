@@ -12,13 +12,19 @@ use kontiki_api::object::quantity::Quantity;
 use serde_json::json;
 
 use super::allocation::Allocation;
+use super::memory::Pending;
 use super::observed::{Observed, Seen};
+use super::room::Room;
 use super::worker::Worker;
 use super::{container, groups, sandbox, view};
 use crate::agent::node;
 use crate::reconcile::events::Severity;
 
 /// After the runtime has refused, or the memory was in use.
+/// There is room for it when others have left.
+const DEFERRED: &str = "Deferred";
+/// It is more than the node has at all.
+const INFEASIBLE: &str = "Infeasible";
 const RETRY_S: i64 = 10;
 
 impl Worker {
@@ -40,11 +46,14 @@ impl Worker {
         // Who leaves from here on is heard of.
         self.left.mark_unchanged();
         let given = match self.ground.room.admit(pod, node.as_ref()) {
-            Err(refusal) => Err(refusal.message),
+            Err(refusal) if Room::is_feasible(pod, node.as_ref()) => {
+                Err((DEFERRED, refusal.message))
+            }
+            Err(refusal) => Err((INFEASIBLE, refusal.message)),
             Ok(()) => next.write(&self.folder.amounts()).map_err(|error| {
                 // The room that it had is its room still.
                 self.ground.room.keep(&self.memory.allocation.shown_in(pod));
-                format!("it cannot be written down: {error}")
+                (DEFERRED, format!("it cannot be written down: {error}"))
             }),
         };
         match given {
@@ -56,14 +65,14 @@ impl Worker {
                 self.widen(pod);
                 self.say(pod, "", Severity::Normal, "ResizeStarted", words("started", pod));
             }
-            Err(message) => {
-                let pending = Some((message.clone(), generation));
+            Err((reason, message)) => {
+                let pending = Pending { reason, message: message.clone(), generation };
                 let known = self.memory.resize.pending.as_ref();
-                if known.is_none_or(|(_, told)| *told != generation) {
-                    let text = format!("{}: {message}", words("Deferred", pod));
-                    self.say(pod, "", Severity::Warning, "ResizeDeferred", text);
+                if known.is_none_or(|told| told.generation != generation) {
+                    let text = format!("{}: {message}", words(reason, pod));
+                    self.say(pod, "", Severity::Warning, &format!("Resize{reason}"), text);
                 }
-                self.memory.resize.pending = pending;
+                self.memory.resize.pending = Some(pending);
             }
         }
     }

@@ -88,6 +88,11 @@ impl Room {
         Ok(())
     }
 
+    /// Whether the pod would fit on a node where nothing else is.
+    pub fn is_feasible(pod: &Pod, node: Option<&Node>) -> bool {
+        fits(pod, node, &Taken::default(), 0).is_ok()
+    }
+
     /// The pod is here already.
     pub fn keep(&self, pod: &Pod) {
         self.taken.lock().insert(view::uid(pod).to_owned(), Taken::by(pod));

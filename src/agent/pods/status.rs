@@ -413,9 +413,8 @@ fn resizes(pod: &Pod, phase: &str, before: &PodStatus, view: View<'_>) -> Vec<Po
         }
     };
     let [waits, works] = RESIZES;
-    let waits = pending
-        .as_ref()
-        .map(|(message, generation)| condition(waits, *generation, Some(("Deferred", message))));
+    let waits =
+        pending.as_ref().map(|it| condition(waits, it.generation, Some((it.reason, &it.message))));
     let works = (behind || given.is_some()).then(|| {
         let generation = given.flatten().or(pod.metadata.generation);
         condition(works, generation, failed.as_ref().map(|(message, _)| ("Error", message)))

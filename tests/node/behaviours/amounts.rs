@@ -1,10 +1,13 @@
 //! What a node has room for, what its pods may take, and what they have taken.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::{BUSYBOX, machine, once, pod, runs};
 use crate::DEMO;
-use crate::kubectl::{condition, is_ready};
+use crate::kubectl::{PATIENCE, condition, is_ready};
 
 fn phase(pod: &Value) -> &str {
     pod["status"]["phase"].as_str().unwrap_or_default()
@@ -125,6 +128,9 @@ async fn amounts_are_changed_while_containers_run_and_bound_them() {
     let web =
         machine.until(&["pod", "web"], |pod| condition(pod, "PodResizePending") == "True").await;
     assert_eq!(main(&web)["allocatedResources"]["cpu"], "250m");
+    let conditions = web["status"]["conditions"].as_array().unwrap();
+    let pending = conditions.iter().find(|it| it["type"] == "PodResizePending").unwrap();
+    assert_eq!(pending["reason"], "Infeasible", "{pending}");
 
     // Bounds of a whole pod, whose containers say nothing.
     let takes = |name: &str| json!({"name": name, "image": DEMO, "command": ["fill", "48"]});
@@ -155,15 +161,23 @@ async fn what_was_taken_is_told_in_upstreams_forms() {
     machine.apply(&once("over", json!({"name": "main", "image": BUSYBOX}), json!({}))).await;
     machine.until(&["pod", "over"], |pod| phase(pod) == "Succeeded").await;
     let path = "/api/v1/nodes/machine/proxy";
-    let summary = machine.does(&["get", "--raw", &format!("{path}/stats/summary")]).await;
-    let summary: Value = serde_json::from_str(&summary).unwrap();
     let more_than = |value: &Value, least: u64| value.as_u64().is_some_and(|it| it > least);
+    // The runtime looks at the size of its images now and then.
+    let until = Instant::now() + PATIENCE;
+    let summary = loop {
+        let summary = machine.does(&["get", "--raw", &format!("{path}/stats/summary")]).await;
+        let summary: Value = serde_json::from_str(&summary).unwrap();
+        if more_than(&summary["node"]["runtime"]["imageFs"]["usedBytes"], 1 << 20) {
+            break summary;
+        }
+        assert!(Instant::now() < until, "{summary:#}");
+        sleep(Duration::from_millis(500)).await;
+    };
     let node = &summary["node"];
     assert_eq!(node["nodeName"], "machine");
     assert!(more_than(&node["cpu"]["usageCoreNanoSeconds"], 1_000_000), "{node:#}");
     assert!(more_than(&node["memory"]["workingSetBytes"], 1 << 20), "{node:#}");
     assert!(more_than(&node["fs"]["capacityBytes"], 1 << 20), "{node:#}");
-    assert!(more_than(&node["runtime"]["imageFs"]["usedBytes"], 1 << 20), "{node:#}");
     let pods = summary["pods"].as_array().unwrap();
     assert_eq!(pods.len(), 1, "those that run: {pods:#?}");
     let pod = &pods[0];
