@@ -87,8 +87,9 @@ async fn a_full_disk_stops_nothing_that_runs_and_says_why_other_things_do_not_be
     kubectl.until(&["events"], said).await;
     let address = stays["status"]["podIP"].as_str().unwrap();
     let url = format!("http://{address}:8080/");
-    let answer = second.runs(&["curl", "--silent", "--fail", "--max-time", "10", &url]).await;
-    assert!(answer.contains("stays"), "{answer}");
+    let answer = second.does(&["curl", "--silent", "--fail", "--max-time", "10", &url]).await;
+    assert!(answer.status.success(), "{answer:?}");
+    assert!(String::from_utf8_lossy(&answer.stdout).contains("stays"), "{answer:?}");
 
     does(&["rm", &filler]).await;
     kubectl.until(&["node", "full"], presses("False")).await;
