@@ -65,7 +65,7 @@ pub fn decode(bytes: &[u8]) {
 }
 
 /// Bodies in protobuf: read or refused; what was read can be written, and is then read as the same, but for
-/// parts that are always written and may be empty.
+/// fields that are always written and may say nothing.
 pub fn protobuf(bytes: &[u8]) {
     let Ok(read) = codec::decode(bytes, None) else { return };
     let again = |value: &Value| {
@@ -80,15 +80,27 @@ pub fn protobuf(bytes: &[u8]) {
     assert_eq!(once, read);
 }
 
-/// Takes out fields that are objects without fields.
+/// Takes out fields that say nothing.
 fn prune(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.values_mut().for_each(prune);
-            fields.retain(|_, field| field.as_object().is_none_or(|it| !it.is_empty()));
+            fields.retain(|_, field| !says_nothing(field));
         }
         Value::Array(items) => items.iter_mut().for_each(prune),
         _ => {}
+    }
+}
+
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(it) => !it,
+        Value::Number(it) => it.as_f64() == Some(0.0),
+        // An amount of nothing is written out.
+        Value::String(it) => it.is_empty() || it == "0",
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
     }
 }
 
