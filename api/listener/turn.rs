@@ -122,13 +122,11 @@ mod tests {
                 poll_fn(|context| {
                     turn.poll(context, busy, |context| {
                         waker.register(context.waker());
+                        // Before it is told that it rests: what is said from there on is for another turn.
+                        let heard = said.load(Ordering::Acquire);
                         driven.fetch_add(1, Ordering::Relaxed);
                         at_rest.add_permits(1);
-                        if said.load(Ordering::Acquire) == many {
-                            Poll::Ready(())
-                        } else {
-                            Poll::Pending
-                        }
+                        if heard == many { Poll::Ready(()) } else { Poll::Pending }
                     })
                 })
                 .await;
