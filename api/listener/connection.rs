@@ -13,11 +13,9 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -70,7 +68,7 @@ pub(super) async fn converse(
             let answered = router.clone().oneshot(request.map(axum::body::Body::new));
             let answer: Answer = Box::pin(async move {
                 let answer = answered.await?;
-                Ok(answer.map(|body| Answering { body: Full(body), _one: one }))
+                Ok(answer.map(|body| Full { body, _kept: one }))
             });
             answer
         })
@@ -147,8 +145,10 @@ pub(super) async fn converse(
     outlet.cut();
 }
 
-type Answer =
-    Pin<Box<dyn Future<Output = Result<http::Response<Answering>, Infallible>> + Send + 'static>>;
+/// Its body is what a request is under way for longest.
+type Answer = Pin<
+    Box<dyn Future<Output = Result<http::Response<Full<UnderWay>>, Infallible>> + Send + 'static>,
+>;
 
 /// One request of its connection, until its answer is out or given up.
 struct UnderWay(Arc<AtomicUsize>);
@@ -163,32 +163,6 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The body of an answer, which is what a request is under way for longest.
-struct Answering {
-    body: Full,
-    _one: UnderWay,
-}
-
-impl http_body::Body for Answering {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        http_body::Body::poll_frame(Pin::new(&mut self.body), context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        http_body::Body::is_end_stream(&self.body)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        http_body::Body::size_hint(&self.body)
     }
 }
 

@@ -11,9 +11,13 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-pub(super) struct Full(pub Body);
+/// A body, and what is kept until it is out or given up.
+pub(super) struct Full<K> {
+    pub body: Body,
+    pub _kept: K,
+}
 
-impl http_body::Body for Full {
+impl<K: Unpin> http_body::Body for Full<K> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -22,7 +26,7 @@ impl http_body::Body for Full {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         loop {
-            let frame = ready!(Pin::new(&mut self.0).poll_frame(context));
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
             let is_empty =
                 matches!(&frame, Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty));
             if !is_empty {
@@ -32,10 +36,10 @@ impl http_body::Body for Full {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        self.body.size_hint()
     }
 }
