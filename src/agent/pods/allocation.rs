@@ -11,7 +11,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
@@ -20,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::observed::Seen;
 use super::view;
+use crate::pki::{self, Readers};
 
 /// What can be changed while a container runs.
 const RESIZABLE: [&str; 2] = ["cpu", "memory"];
@@ -144,14 +144,13 @@ impl Allocation {
         read.inspect_err(|error| tracing::warn!(file = %path.display(), %error, "is damaged")).ok()
     }
 
-    pub fn write(&self, path: &Path) -> io::Result<()> {
-        let text = serde_json::to_vec(self)?;
+    /// Once this is done, whatever happens to the machine leaves what is written here.
+    pub fn write(&self, path: &Path) -> Result<(), String> {
+        let text = serde_json::to_vec(self).map_err(|error| error.to_string())?;
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+            fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         }
-        let fresh = path.with_extension("new");
-        fs::write(&fresh, text)?;
-        fs::rename(&fresh, path)
+        pki::replace(path, text, Readers::Owner).map_err(|error| error.to_string())
     }
 }
 
