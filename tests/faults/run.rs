@@ -224,12 +224,12 @@ async fn look(cluster: &Cluster, rest: &mut Rest, recorder: &Recorder) {
 
 /// What a copy holds, as of the revision up to which it goes.
 async fn restored(cluster: &Cluster, copy: &Path) -> Result<(u64, Keys), String> {
+    // Revisions of the restored cluster go on far above those of the lost one, and the newest key does not tell: what
+    // came after it may have been a deletion.
+    let revision = cluster.revision_of(copy).await?;
     let restored = cluster.restore(copy).await?;
     let (_, keys) = keys(&restored, 1, 0).await?;
-    // Revisions of a restored cluster go on far above those of the lost one; what was written says how
-    // far the copy goes. It may go a little further: what came after did not stay below the prefix.
-    let newest = keys.iter().map(|(_, stored)| stored.modified).max().unwrap_or_default();
-    Ok((newest, keys))
+    Ok((revision, keys))
 }
 
 /// How many operations ended in which way, by workload.
