@@ -139,9 +139,16 @@ struct Active {
 /// Faults that are at work at one time.
 const ACTIVE_MAX: usize = 2;
 
+/// Revisions that are written before the power goes again: where nothing was acknowledged, nothing can be lost.
+/// A cluster that does not come to it in that time is cut off all the same.
+const WRITTEN_BETWEEN_CUTS: u64 = 20;
+const CUT_WAIT_MAX: Duration = Duration::from_secs(10);
+
 pub struct Faults {
     kinds: Vec<Kind>,
     pause_max: Duration,
+    /// What the witnesses had seen when the power went last, and when that was.
+    cut: (u64, Instant),
     random: StdRng,
     recorder: Recorder,
     active: Vec<Active>,
@@ -164,6 +171,7 @@ impl Faults {
         Faults {
             kinds: options.faults.clone(),
             pause_max: options.pause_max,
+            cut: (0, Instant::now()),
             random: StdRng::seed_from_u64(options.seed),
             recorder,
             active: Vec::new(),
@@ -207,6 +215,15 @@ impl Faults {
             }
             if self.active.len() < ACTIVE_MAX && !self.kinds.is_empty() {
                 let kind = self.kinds[self.random.random_range(0..self.kinds.len())];
+                if kind.cuts_power() {
+                    let (seen, at) = self.cut;
+                    let reached = witnesses.reached();
+                    if reached < seen + WRITTEN_BETWEEN_CUTS && at.elapsed() < CUT_WAIT_MAX {
+                        sleep(Duration::from_millis(50)).await;
+                        continue;
+                    }
+                    self.cut = (reached, Instant::now());
+                }
                 self.begin(kind, cluster, ground, witnesses).await;
             }
             let pause = self.pause_max.mul_f64(self.random.random_range(0.08..1.0));
