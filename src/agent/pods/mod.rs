@@ -1,8 +1,8 @@
 //! The pods of this node: one worker for each, and what tells the workers to look.
 //!
 //! Keeps: a pod that is no longer wanted is brought to its end even if nobody saw it go. One that does not
-//! fit is refused when it comes, and not looked at again ([`room`]); others are ended for a critical one. What the runtime holds of pods that
-//! nobody knows is removed, once the full set has been told.
+//! fit is refused when it comes, and not looked at again ([`room`]); for a critical one others end. What the
+//! runtime holds of pods that nobody knows is removed, once the full set has been told.
 //! Never: starts anything before the full set has been told; two workers for one pod.
 
 pub mod allocation;

@@ -193,9 +193,9 @@ fn make_room<'a>(
         let list: String =
             missing.iter().map(|it| format!("(res: {}, q: {}), ", it.name, it.amount)).collect();
         let message = format!(
-            "Unexpected error while attempting to recover from admission failure: preemption: error \
-             finding a set of pods to preempt: no set of running pods found to reclaim resources: \
-             [{list}]"
+            "Unexpected error while attempting to recover from admission failure: preemption: \
+             error finding a set of pods to preempt: no set of running pods found to reclaim \
+             resources: [{list}]"
         );
         Refusal::new("UnexpectedAdmissionError", &message)
     })?;

@@ -54,9 +54,9 @@ async fn machine() -> Machine {
         let folder = data.join("images");
         std::fs::create_dir_all(&folder).unwrap();
         let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
-        let program = |name: &str, bytes| {
+        let program = |name: &str, bytes: Vec<u8>| {
             let path = format!("bin/{name}");
-            File { path, content: Content::Program(bytes) }
+            File { path, content: Content::Program(bytes.into()) }
         };
         let link =
             |name: &str, to| File { path: format!("bin/{name}"), content: Content::Link(to) };

@@ -232,8 +232,8 @@ async fn for_a_critical_pod_another_one_is_ended_and_leaves_before_it_begins() {
     stage.delete("large", 1);
     stage.until_gone("large").await;
 
-    // One that no longer comes ends nobody more, and leaves its room.
-    let mut other = with(asking("1", "64Mi"));
+    // Where it would not be enough nobody ends.
+    let mut other = with(asking("1100m", "64Mi"));
     other["priority"] = 2_000_000_000.into();
     stage.put("other", other);
     let other = stage.until("other", |pod| phase(pod) == "Failed").await;
