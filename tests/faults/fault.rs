@@ -20,6 +20,7 @@ use crate::cluster::{Cluster, Target};
 use crate::disk;
 use crate::history::{Fault, Micros, Record, Recorder};
 use crate::network::Member;
+use crate::run::Options;
 use crate::workload::{Ground, Witnesses};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -140,6 +141,7 @@ const ACTIVE_MAX: usize = 2;
 
 pub struct Faults {
     kinds: Vec<Kind>,
+    pause_max: Duration,
     random: StdRng,
     recorder: Recorder,
     active: Vec<Active>,
@@ -158,10 +160,11 @@ pub struct Faults {
 
 impl Faults {
     #[must_use]
-    pub fn new(kinds: Vec<Kind>, seed: u64, recorder: Recorder) -> Faults {
+    pub fn new(options: &Options, recorder: Recorder) -> Faults {
         Faults {
-            kinds,
-            random: StdRng::seed_from_u64(seed),
+            kinds: options.faults.clone(),
+            pause_max: options.pause_max,
+            random: StdRng::seed_from_u64(options.seed),
             recorder,
             active: Vec::new(),
             saved: 0,
@@ -206,7 +209,7 @@ impl Faults {
                 let kind = self.kinds[self.random.random_range(0..self.kinds.len())];
                 self.begin(kind, cluster, ground, witnesses).await;
             }
-            let pause = self.millis(200..2500);
+            let pause = self.pause_max.mul_f64(self.random.random_range(0.08..1.0));
             sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
         }
     }
@@ -440,7 +443,8 @@ impl Faults {
                 if let Err(error) = cluster.cut_power(&touched).await {
                     self.failed.push(error);
                 }
-                lasts = self.millis(100..3000);
+                // About as long as until the next fault, so that cuts in quick succession meet members that run.
+                lasts = self.pause_max.mul_f64(self.random.random_range(0.04..1.2));
                 Undo::Start(touched.clone())
             }
             Kind::Damage | Kind::DamageAndKillLeader => {
