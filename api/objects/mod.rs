@@ -15,7 +15,7 @@ use bytes::Bytes;
 use kontiki_raft::replica::Freshness;
 use kontiki_raft::{Error, Replica};
 use kontiki_storage::request::{
-    Command, KeyRange, OperationAnswer, Outcome, Range, TransactionAnswer,
+    Command, KeyRange, OperationAnswer, Outcome, Put, Range, TransactionAnswer,
 };
 use kontiki_storage::revision::Revision;
 use kontiki_storage::view::{Pages, View};
@@ -179,6 +179,13 @@ impl Objects {
             Ok(_) | Err(Error::Store(kontiki_storage::Error::Compacted { .. })) => Ok(()),
             Err(error) => Err(proposed(error)),
         }
+    }
+
+    /// Writes something that is no object, so that there is a newer revision than any list was told of. Upstream's
+    /// compactor writes this key.
+    pub(crate) async fn go_on(&self) -> Result<Revision, Status> {
+        let put = Put { key: Bytes::from_static(b"compact_rev_key"), ..Put::default() };
+        self.replica.propose(Command::Put(put)).await.map(|it| it.revision).map_err(proposed)
     }
 
     /// A lease for objects that go by themselves after `ttl_seconds`; many share one.
