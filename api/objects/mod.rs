@@ -181,8 +181,8 @@ impl Objects {
         }
     }
 
-    /// Writes something that is no object, so that there is a newer revision than any list was told of. Upstream's
-    /// compactor writes this key.
+    /// Writes something that is no object, so that there is a newer revision than any list was told of.
+    /// Upstream's compactor writes this key.
     pub(crate) async fn go_on(&self) -> Result<Revision, Status> {
         let put = Put { key: Bytes::from_static(b"compact_rev_key"), ..Put::default() };
         self.replica.propose(Command::Put(put)).await.map(|it| it.revision).map_err(proposed)

@@ -1,8 +1,8 @@
 //! Forgets history that is older than any client may rely on.
 //!
-//! Keeps: a revision can be read and watched from for at least `every`, and is forgotten after twice that, also
-//! where nobody writes: tokens of lists end then, as clients of upstream know it. Upstream's compactor writes a key
-//! each time; this one where nothing else was written.
+//! Keeps: a revision can be read and watched from for at least `every`, and is forgotten after twice that,
+//! also where nobody writes: tokens of lists end then, as clients of upstream know it. Upstream's compactor
+//! writes a key each time; this one where nothing else was written.
 //! Every member runs this; a member that does not lead proposes the same or less, which does no harm.
 
 use std::time::Duration;

@@ -460,7 +460,7 @@ impl Faults {
                 if let Err(error) = cluster.cut_power(&touched).await {
                     self.failed.push(error);
                 }
-                // About as long as until the next fault, so that cuts in quick succession meet members that run.
+                // About as long as until the next fault, so that the next one meets members that run.
                 lasts = self.pause_max.mul_f64(self.random.random_range(0.04..1.2));
                 Undo::Start(touched.clone())
             }

@@ -224,8 +224,8 @@ async fn look(cluster: &Cluster, rest: &mut Rest, recorder: &Recorder) {
 
 /// What a copy holds, as of the revision up to which it goes.
 async fn restored(cluster: &Cluster, copy: &Path) -> Result<(u64, Keys), String> {
-    // Revisions of the restored cluster go on far above those of the lost one, and the newest key does not tell: what
-    // came after it may have been a deletion.
+    // Revisions of the restored cluster go on far above those of the lost one, and the newest key does
+    // not tell: what came after it may have been a deletion.
     let revision = cluster.revision_of(copy).await?;
     let restored = cluster.restore(copy).await?;
     let (_, keys) = keys(&restored, 1, 0).await?;

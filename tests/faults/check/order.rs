@@ -154,8 +154,8 @@ impl<'h> Walk<'h> {
                 readers.push(operation);
             }
         }
-        // One that found nothing left to change would have changed the same, a moment before. Who did is one that
-        // says so, or one that was not answered.
+        // One that found nothing left to change would have changed the same, a moment before. Who did is one
+        // that says so, or one that was not answered.
         if !writers.is_empty() {
             let mut then = self.replayed.state.clone();
             then.change(revision, changes);
