@@ -22,7 +22,7 @@ use kontiki_storage::append::{PIECE_BYTES, append};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::{client, server};
 
 /// The most that a record carries.
 const RECORD_BYTES: usize = 16 << 10;
@@ -30,27 +30,35 @@ const RECORD_BYTES: usize = 16 << 10;
 const GATHERED_BYTES_MAX: usize = 4 * RECORD_BYTES;
 
 /// A stream that makes records of what it takes and sends them when it is flushed.
-pub(super) trait Records: AsyncRead + AsyncWrite + Unpin {
+pub trait Records: AsyncRead + AsyncWrite + Unpin {
     /// Takes all of `parts`, however much it holds already.
     fn take(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()>;
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Records for TlsStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Records for server::TlsStream<S> {
     fn take(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        let bytes = length(parts);
-        let (_, session) = self.get_mut();
-        // It has a bound of its own, near ours and counted in other bytes.
-        session.set_buffer_limit(None);
-        match session.writer().write_vectored(parts)? {
-            all if all == bytes => Ok(()),
-            _ => Err(ErrorKind::WriteZero.into()),
-        }
+        seal(self.get_mut().1, parts)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Records for client::TlsStream<S> {
+    fn take(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        seal(self.get_mut().1, parts)
+    }
+}
+
+fn seal<D>(session: &mut rustls::ConnectionCommon<D>, parts: &[IoSlice<'_>]) -> io::Result<()> {
+    // It has a bound of its own, near ours and counted in other bytes.
+    session.set_buffer_limit(None);
+    match session.writer().write_vectored(parts)? {
+        all if all == length(parts) => Ok(()),
+        _ => Err(ErrorKind::WriteZero.into()),
     }
 }
 
 /// When what was written goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flush {
+pub enum Flush {
     /// When [`Outlet::flush`] says so, or when it becomes much.
     ByOutlet,
     /// As the writer wishes. For connections that may be handed on to somebody else.
@@ -58,14 +66,14 @@ pub(super) enum Flush {
 }
 
 /// The stream as the protocol sees it.
-pub(super) struct Gathered<S> {
+pub struct Gathered<S> {
     shared: Arc<Mutex<Shared<S>>>,
     /// Dropped with this.
     _held: oneshot::Sender<()>,
 }
 
 /// The way for what was gathered to go out.
-pub(super) struct Outlet<S> {
+pub struct Outlet<S> {
     shared: Arc<Mutex<Shared<S>>>,
     held: oneshot::Receiver<()>,
 }
@@ -84,7 +92,8 @@ struct Shared<S> {
 }
 
 impl<S> Gathered<S> {
-    pub(super) fn new(stream: S, flush: Flush) -> (Gathered<S>, Outlet<S>) {
+    #[must_use]
+    pub fn new(stream: S, flush: Flush) -> (Gathered<S>, Outlet<S>) {
         let shared = Shared {
             stream,
             flush,
@@ -102,12 +111,12 @@ impl<S> Gathered<S> {
 
 impl<S> Outlet<S> {
     /// Returns when nobody holds the stream any more.
-    pub(super) async fn let_go(&mut self) {
+    pub async fn let_go(&mut self) {
         let _ = (&mut self.held).await;
     }
 
     /// Nothing is read or written from now on, whoever holds the stream.
-    pub(super) fn cut(&self) {
+    pub fn cut(&self) {
         let mut shared = self.shared.lock();
         shared.cut = true;
         let waiting = [shared.reader.take(), shared.writer.take()];
@@ -118,7 +127,7 @@ impl<S> Outlet<S> {
 
 impl<S: Records> Outlet<S> {
     /// Sends what waits. `Pending` where the other end is slow to take it.
-    pub(super) fn flush(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn flush(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.shared.lock().flush(context)
     }
 }
