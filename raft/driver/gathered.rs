@@ -13,7 +13,7 @@
 //! Never: holds memory while there is nothing to be sent, or says that a stream is shut down before all
 //! of it has gone out.
 
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, ErrorKind, IoSlice, Write as _};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
