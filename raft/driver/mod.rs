@@ -9,7 +9,8 @@ mod gathered;
 mod turn;
 
 pub use gathered::{Flush, Gathered, Outlet, Records};
-pub use turn::Turn;
+
+use turn::Turn;
 
 use std::error::Error;
 use std::pin::Pin;

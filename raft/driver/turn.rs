@@ -36,7 +36,7 @@ impl Wake for Bell {
     }
 }
 
-pub struct Turn {
+pub(super) struct Turn {
     bell: Arc<Bell>,
     waker: Waker,
     /// Rings when the connection last let others go first.
@@ -46,19 +46,19 @@ pub struct Turn {
 
 impl Turn {
     /// Of a connection that is to be driven at once.
-    pub fn new() -> Turn {
+    pub(super) fn new() -> Turn {
         let bell = Arc::new(Bell { rings: AtomicU64::new(1), ..Bell::default() });
         Turn { waker: Waker::from(bell.clone()), bell, heard: 0, passes: 0 }
     }
 
     /// Has the connection driven although nothing has happened to it.
-    pub fn ring(&self) {
+    pub(super) fn ring(&self) {
         self.waker.wake_by_ref();
     }
 
     /// Calls `drive` when something has happened to the connection. `busy`: several may have something to
     /// say on it.
-    pub fn poll<T>(
+    pub(super) fn poll<T>(
         &mut self,
         context: &mut Context<'_>,
         busy: bool,
