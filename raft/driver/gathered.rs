@@ -145,6 +145,9 @@ impl<S: Records> Shared<S> {
     fn flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check()?;
         if !self.waiting.is_empty() {
+            if self.taken + self.waiting.len() > GATHERED_BYTES_MAX {
+                ready!(self.send(context))?;
+            }
             // Most connections are at rest most of the time.
             let waiting = std::mem::take(&mut self.waiting);
             self.stream.take(&pieces(&waiting, &[], waiting.len()))?;
@@ -304,7 +307,7 @@ mod tests {
         fn take(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
             parts.iter().for_each(|part| self.taken.extend(&**part));
             self.records.push(length(parts));
-            assert!(self.taken.len() < GATHERED_BYTES_MAX + RECORD_BYTES);
+            assert!(self.taken.len() <= GATHERED_BYTES_MAX);
             Ok(())
         }
     }
@@ -440,6 +443,19 @@ mod tests {
         let records = stream.shared.lock().stream.records.clone();
         assert_eq!(records, [RECORD_BYTES, RECORD_BYTES, RECORD_BYTES, 30]);
         assert!(sides.arrived() == sent);
+    }
+
+    #[tokio::test]
+    async fn who_flushes_what_nobody_reads_is_held_up_as_well() {
+        let (mut stream, sides) = pair(7, Flush::ByOutlet);
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut written = 0;
+        while let Poll::Ready(some) = Pin::new(&mut stream).poll_write(&mut context, &[0; 1000]) {
+            written += some.unwrap();
+            assert!(written <= GATHERED_BYTES_MAX + RECORD_BYTES);
+            assert!(sides.outlet.flush(&mut context).is_pending());
+        }
+        assert!(written > GATHERED_BYTES_MAX - RECORD_BYTES);
     }
 
     #[tokio::test]
