@@ -6,12 +6,15 @@
 //! DIR/containerd/cni/           the pods' network
 //! DIR/containerd/certs.d/       how registries are reached, a folder each (see containerd's `hosts.toml`)
 //! DIR/run/containerd.sock       where it answers
-//! DIR/run/containerd/           what dies with the machine
+//! DIR/run/containerd            leads to what dies with the machine: a folder below /run/kontiki/
 //! ```
 //! Keeps: containers go on while it is away; one that was left running by an agent that was killed
-//! is used again. One that ends by itself is started again.
+//! is used again. One that ends by itself is started again. A shell in a container that runs needs no room on
+//! the disk: what is written for it lies in memory.
 //! Never: touches the system's containerd, its files or its images.
 
+use std::io;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -39,6 +42,10 @@ const LOOK: Duration = Duration::from_secs(2);
 const SILENCES_MAX: u32 = 3;
 /// Where the system's containerd is told how registries are reached.
 const REGISTRIES: &str = "/etc/containerd/certs.d";
+/// Where the states of all of them lie, on the machine's memory.
+const STATES: &str = "/run/kontiki";
+/// Below a state: a folder for each container that runs.
+const RUNNING: &str = "io.containerd.runtime.v2.task/k8s.io";
 /// A file system that overlays cannot be put on.
 const OVERLAY: i64 = 0x794c_7630;
 
@@ -74,6 +81,37 @@ impl Places {
         self.root.join("config.toml")
     }
 
+    /// The folder of what dies with the machine, which is there then.
+    fn state(&self) -> io::Result<PathBuf> {
+        let link = self.run.join("containerd");
+        let is_folder = std::fs::symlink_metadata(&link).is_ok_and(|it| it.is_dir());
+        // One of an earlier release, beside the data. Containers that run stay where they are known.
+        if is_folder
+            && std::fs::read_dir(link.join(RUNNING)).is_ok_and(|mut it| it.next().is_some())
+        {
+            return Ok(link);
+        }
+        if is_folder {
+            std::fs::remove_dir_all(&link)?;
+        }
+        // Since the machine has started anew it leads nowhere.
+        let known = std::fs::read_link(&link).ok();
+        let state = match known {
+            Some(state) => state,
+            None => {
+                std::fs::create_dir_all(STATES)?;
+                let state =
+                    tempfile::Builder::new().prefix("containerd-").tempdir_in(STATES)?.keep();
+                symlink(&state, &link)?;
+                state
+            }
+        };
+        std::fs::create_dir_all(&state)?;
+        // As containerd makes it: users of a container's may pass, and not look around.
+        std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o711))?;
+        Ok(state)
+    }
+
     fn snapshotter(&self) -> &'static str {
         match rustix::fs::statfs(&self.root) {
             Ok(found) if found.f_type == OVERLAY => "native",
@@ -81,7 +119,7 @@ impl Places {
         }
     }
 
-    fn config(&self) -> String {
+    fn config(&self, state: &Path) -> String {
         let plugins = network::plugins().unwrap_or_else(|| network::PLUGINS[0].into());
         // TOML's basic strings take Rust's escapes for all that a path can be.
         format!(
@@ -103,7 +141,6 @@ impl Places {
              [plugins.\"io.containerd.grpc.v1.cri\".containerd]\n\
              snapshotter = {snapshotter:?}\n",
             root = self.root.join("data"),
-            state = self.run.join("containerd"),
             socket = self.socket(),
             pause = own::PAUSE,
             restricted = !may_protect_from_the_kernel(),
@@ -208,8 +245,14 @@ impl Containerd {
                 continue;
             }
             let archive = self.places.root.join("image.tar");
-            let bytes = build().map_err(|error| format!("image {name}: {error}"))?;
-            tokio::fs::write(&archive, bytes).await.map_err(|it| it.to_string())?;
+            let at = archive.clone();
+            let written = tokio::task::spawn_blocking(move || {
+                let mut file = std::io::BufWriter::new(std::fs::File::create(at)?);
+                build(&mut file)?;
+                file.into_inner()?.sync_all()
+            });
+            let written = written.await.map_err(io::Error::other).and_then(|it| it);
+            written.map_err(|error| format!("image {name}: {error}"))?;
             let imported = archives::import(&self.places.socket(), &archive).await;
             tokio::fs::remove_file(&archive).await.map_err(|it| it.to_string())?;
             imported.map_err(|why| format!("image {name} cannot be brought in: {why}"))?;
@@ -237,7 +280,12 @@ impl Places {
         for folder in [&self.root, &self.run, &self.network()] {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
-        std::fs::write(self.config_file(), self.config()).map_err(failed)?;
+        let state = self.state().map_err(failed)?;
+        let (file, config) = (self.config_file(), self.config(&state));
+        // On a full disk it could not be written again.
+        if std::fs::read_to_string(&file).ok().as_ref() != Some(&config) {
+            std::fs::write(&file, config).map_err(failed)?;
+        }
         let log = std::fs::File::create(self.root.join("log")).map_err(failed)?;
         Command::new("containerd")
             .arg("--config")
@@ -249,6 +297,8 @@ impl Places {
             .process_group(0)
             // It is not what a service manager waits for.
             .env_remove(crate::service::VARIABLE)
+            // Where its helpers write what a command is to be.
+            .env("XDG_RUNTIME_DIR", &state)
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| {
@@ -305,5 +355,34 @@ async fn terminate(child: &mut Child) {
         && let Err(error) = child.kill().await
     {
         tracing::warn!(%error, "containerd does not end");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_lies_in_memory_and_is_found_again_but_not_torn_from_containers_that_run() {
+        assert!(rustix::process::geteuid().is_root(), "states lie below {STATES}: run it as root");
+        let folder = tempfile::tempdir().unwrap();
+        let places = Places::new(folder.path());
+        let old = folder.path().join("run/containerd");
+        std::fs::create_dir_all(old.join(RUNNING).join("id")).unwrap();
+        assert_eq!(places.state().unwrap(), old, "it was begun there");
+        std::fs::remove_dir(old.join(RUNNING).join("id")).unwrap();
+        let state = places.state().unwrap();
+        assert!(state.starts_with(STATES), "{}", state.display());
+        assert_eq!(places.state().unwrap(), state);
+        // The machine starts anew.
+        std::fs::remove_dir(&state).unwrap();
+        assert_eq!(places.state().unwrap(), state);
+        assert!(state.is_dir());
+        let other = tempfile::tempdir().unwrap();
+        std::fs::create_dir(other.path().join("run")).unwrap();
+        let another = Places::new(other.path()).state().unwrap();
+        assert_ne!(another, state, "each has its own");
+        std::fs::remove_dir(&state).unwrap();
+        std::fs::remove_dir(&another).unwrap();
     }
 }

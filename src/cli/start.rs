@@ -163,8 +163,8 @@ fn run(role: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     });
     // What still blocks on the disk must not keep the process alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
-    // A process that ends takes the library's state from under who still gathers, and that is an abort. What came of
-    // it does not matter here: whoever needed random bytes was told.
+    // A process that ends takes the library's state from under who still gathers, and that is an abort. What
+    // came of it does not matter here: whoever needed random bytes was told.
     let _ = noise.join();
     ended
 }

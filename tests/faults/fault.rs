@@ -20,6 +20,7 @@ use crate::cluster::{Cluster, Target};
 use crate::disk;
 use crate::history::{Fault, Micros, Record, Recorder};
 use crate::network::Member;
+use crate::run::Options;
 use crate::workload::{Ground, Witnesses};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -138,8 +139,16 @@ struct Active {
 /// Faults that are at work at one time.
 const ACTIVE_MAX: usize = 2;
 
+/// Revisions that are written before the power goes again: where nothing was acknowledged, nothing can be lost.
+/// A cluster that does not come to it in that time is cut off all the same.
+const WRITTEN_BETWEEN_CUTS: u64 = 20;
+const CUT_WAIT_MAX: Duration = Duration::from_secs(10);
+
 pub struct Faults {
     kinds: Vec<Kind>,
+    pause_max: Duration,
+    /// What the witnesses had seen when the power went last, and when that was.
+    cut: (u64, Instant),
     random: StdRng,
     recorder: Recorder,
     active: Vec<Active>,
@@ -158,10 +167,12 @@ pub struct Faults {
 
 impl Faults {
     #[must_use]
-    pub fn new(kinds: Vec<Kind>, seed: u64, recorder: Recorder) -> Faults {
+    pub fn new(options: &Options, recorder: Recorder) -> Faults {
         Faults {
-            kinds,
-            random: StdRng::seed_from_u64(seed),
+            kinds: options.faults.clone(),
+            pause_max: options.pause_max,
+            cut: (0, Instant::now()),
+            random: StdRng::seed_from_u64(options.seed),
             recorder,
             active: Vec::new(),
             saved: 0,
@@ -204,9 +215,18 @@ impl Faults {
             }
             if self.active.len() < ACTIVE_MAX && !self.kinds.is_empty() {
                 let kind = self.kinds[self.random.random_range(0..self.kinds.len())];
+                if kind.cuts_power() {
+                    let (seen, at) = self.cut;
+                    let reached = witnesses.reached();
+                    if reached < seen + WRITTEN_BETWEEN_CUTS && at.elapsed() < CUT_WAIT_MAX {
+                        sleep(Duration::from_millis(50)).await;
+                        continue;
+                    }
+                    self.cut = (reached, Instant::now());
+                }
                 self.begin(kind, cluster, ground, witnesses).await;
             }
-            let pause = self.millis(200..2500);
+            let pause = self.pause_max.mul_f64(self.random.random_range(0.08..1.0));
             sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
         }
     }
@@ -440,7 +460,8 @@ impl Faults {
                 if let Err(error) = cluster.cut_power(&touched).await {
                     self.failed.push(error);
                 }
-                lasts = self.millis(100..3000);
+                // About as long as until the next fault, so that cuts in quick succession meet members that run.
+                lasts = self.pause_max.mul_f64(self.random.random_range(0.04..1.2));
                 Undo::Start(touched.clone())
             }
             Kind::Damage | Kind::DamageAndKillLeader => {

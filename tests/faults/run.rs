@@ -31,6 +31,8 @@ pub struct Options {
     pub lying: bool,
     /// How long each client rests between two requests, at most.
     pub rest_max: Duration,
+    /// How long it is from one fault to the next, at most.
+    pub pause_max: Duration,
     /// Where the cluster lives and the history is written.
     pub folder: PathBuf,
 }
@@ -63,7 +65,7 @@ pub async fn run(options: &Options) -> Result<Ended, String> {
     let mut cluster =
         Cluster::start(options.target, &options.binary, &root, options.members, number, footing)
             .await?;
-    let mut faults = Faults::new(options.faults.clone(), options.seed, recorder.clone());
+    let mut faults = Faults::new(options, recorder.clone());
     let rest = drive(options, &mut cluster, &mut faults, &recorder).await?;
     recorder.add(&Record::Rest(rest));
     recorder.finish();
@@ -222,12 +224,12 @@ async fn look(cluster: &Cluster, rest: &mut Rest, recorder: &Recorder) {
 
 /// What a copy holds, as of the revision up to which it goes.
 async fn restored(cluster: &Cluster, copy: &Path) -> Result<(u64, Keys), String> {
+    // Revisions of the restored cluster go on far above those of the lost one, and the newest key does not tell: what
+    // came after it may have been a deletion.
+    let revision = cluster.revision_of(copy).await?;
     let restored = cluster.restore(copy).await?;
     let (_, keys) = keys(&restored, 1, 0).await?;
-    // Revisions of a restored cluster go on far above those of the lost one; what was written says how
-    // far the copy goes. It may go a little further: what came after did not stay below the prefix.
-    let newest = keys.iter().map(|(_, stored)| stored.modified).max().unwrap_or_default();
-    Ok((newest, keys))
+    Ok((revision, keys))
 }
 
 /// How many operations ended in which way, by workload.
@@ -273,6 +275,7 @@ pub(crate) mod tests {
             workloads: Workload::value_variants().to_vec(),
             lying: false,
             rest_max: Duration::from_millis(100),
+            pause_max: Duration::from_millis(2500),
             folder: folder.path().to_owned(),
         };
         let ended = run(&options).await.unwrap();

@@ -90,6 +90,10 @@ async fn a_full_disk_stops_nothing_that_runs_and_says_why_other_things_do_not_be
     let answer = second.does(&["curl", "--silent", "--fail", "--max-time", "10", &url]).await;
     assert!(answer.status.success(), "{answer:?}");
     assert!(String::from_utf8_lossy(&answer.stdout).contains("stays"), "{answer:?}");
+    // Who is to make room can look around.
+    let shell = kubectl.run(&["exec", "-i", "stays", "--", "demo", "cat"], "over and out").await;
+    assert!(shell.status.success(), "{shell:?}");
+    assert_eq!(String::from_utf8_lossy(&shell.stdout), "over and out");
 
     does(&["rm", &filler]).await;
     kubectl.until(&["node", "full"], presses("False")).await;

@@ -55,7 +55,12 @@ impl Machine {
         let mut command = Command::new("unshare");
         command
             .args(["--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child", "--"])
-            .args(["sh", "-c", "ip link set lo up && exec \"$@\"", "machine"])
+            .args([
+                "sh",
+                "-c",
+                "ip link set lo up && mount -t tmpfs tmpfs /run && exec \"$@\"",
+                "machine",
+            ])
             .args([env!("CARGO_BIN_EXE_kontiki"), "start", "--name", "machine", "--data-dir"])
             .arg(folder.path().join("data"))
             .args(["--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1"])

@@ -73,6 +73,7 @@ pub struct Cluster {
     reclaim_one_in: u32,
     ring_bytes: usize,
     segment_bytes: u64,
+    distance: Duration,
     delayed: bool,
     next: u64,
     pub power_cuts: u64,
@@ -103,6 +104,7 @@ impl Cluster {
             reclaim_one_in: mix.reclaim_one_in,
             ring_bytes: mix.ring_bytes,
             segment_bytes: mix.segment_bytes,
+            distance: mix.distance,
             delayed: false,
             next: 1,
             power_cuts: 0,
@@ -118,6 +120,7 @@ impl Cluster {
         for _ in 1..mix.members {
             cluster.join().await?;
         }
+        cluster.heal();
         Ok(cluster)
     }
 
@@ -249,6 +252,12 @@ impl Cluster {
         }
         self.members.remove(&id);
         Ok(())
+    }
+
+    /// Nothing is cut any more, and messages take the time that the way takes.
+    pub fn heal(&mut self) {
+        self.network.heal();
+        self.slow(Faults { delay: Duration::ZERO..self.distance, ..Faults::default() });
     }
 
     /// From now on messages meet this.

@@ -18,7 +18,6 @@ use tokio::time::sleep;
 use crate::clients::Ground;
 use crate::cluster::Cluster;
 use crate::run::{self, Counts};
-use crate::swarm;
 
 const SECTOR: usize = 512;
 const PAGE: usize = 4096;
@@ -108,7 +107,7 @@ pub async fn befall(
     for id in beside {
         cluster.crash(*id).await?;
     }
-    swarm::heal(cluster);
+    cluster.heal();
     let started = cluster.start(victim).await;
     run::open(ground, cluster);
     let Err(error) = started else {

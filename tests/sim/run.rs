@@ -323,7 +323,7 @@ async fn compact(cluster: &Cluster, ground: &Ground, reached: &[Rc<Cell<u64>>]) 
 
 /// Makes everything whole and waits until all members serve. Who they are.
 pub(crate) async fn whole(cluster: &mut Cluster, ground: &Ground) -> Result<Vec<u64>, String> {
-    swarm::heal(cluster);
+    cluster.heal();
     for id in cluster.failing.clone() {
         ground.open(Vec::new());
         cluster.crash(id).await?;
@@ -382,7 +382,7 @@ async fn settle(
     counts: &mut Counts,
     lying: bool,
 ) -> Result<Rest, String> {
-    swarm::heal(cluster);
+    cluster.heal();
     for id in cluster.failing.clone() {
         ground.open(Vec::new());
         cluster.crash(id).await?;

@@ -89,6 +89,9 @@ pub struct Mix {
     pub ring_bytes: usize,
     /// Of the log: small ones are begun and given up under way.
     pub segment_bytes: u64,
+    /// What a message takes at most where nothing is wrong. At nought members agree within one moment, and what
+    /// may go wrong in between does not happen.
+    pub distance: Duration,
     pub config: Config,
 }
 
@@ -126,6 +129,7 @@ impl Mix {
             rest_max: Duration::from_millis(60 * pace),
             reclaim_one_in: [0, 20, 200][random.random_range(0..3)],
             segment_bytes: [256 << 10, 512 << 10, 2 << 20][random.random_range(0..3)],
+            distance: Duration::from_millis([0, 0, 3, 12][random.random_range(0..4)] * pace),
             ring_bytes: [1 << 10, 64 << 10, 16 << 20][random.random_range(0..3)],
             config,
         }
@@ -221,7 +225,7 @@ pub async fn befall(
             said(format!("{faults:?}"))
         }
         Kind::Heal => {
-            heal(cluster);
+            cluster.heal();
             said("all is whole".into())
         }
         // These take part in `run` and `damage`, with the clients' doors at hand.
@@ -229,9 +233,4 @@ pub async fn befall(
             said(String::new())
         }
     }
-}
-
-pub fn heal(cluster: &mut Cluster) {
-    cluster.network.heal();
-    cluster.slow(Faults::default());
 }

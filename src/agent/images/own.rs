@@ -4,8 +4,11 @@
 //! `pause` holds a pod's namespaces open. It is a static program of a few instructions, which
 //! ignores that its children end (the kernel then clears them away) and waits for ever. Each image
 //! is one archive in the OCI layout, with one layer.
+//!
+//! Never: holds an archive in memory. It is made at a node's first start, and what it took would stay taken.
 
-use std::io;
+use std::borrow::Cow;
+use std::io::{self, Write};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -20,7 +23,7 @@ const DEMO_COMMANDS: [&str; 12] =
 /// Compiled by `build.rs`.
 const DEMO_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo"));
 
-type Build = fn() -> io::Result<Vec<u8>>;
+type Build = fn(&mut dyn Write) -> io::Result<()>;
 
 /// The images and how each is made.
 #[must_use]
@@ -36,19 +39,19 @@ pub struct File {
 }
 
 pub enum Content {
-    Program(Vec<u8>),
+    Program(Cow<'static, [u8]>),
     /// Another name of a file in the same folder.
     Link(&'static str),
 }
 
-fn pause() -> io::Result<Vec<u8>> {
+fn pause(into: &mut dyn Write) -> io::Result<()> {
     let program = pause_program(std::env::consts::ARCH)?;
-    let file = File { path: "pause".into(), content: Content::Program(program) };
-    archive(PAUSE, &[file], &json!({"Entrypoint": ["/pause"], "User": "65535:65535"}))
+    let file = File { path: "pause".into(), content: Content::Program(program.into()) };
+    write(PAUSE, &[file], &json!({"Entrypoint": ["/pause"], "User": "65535:65535"}), into)
 }
 
-fn demo() -> io::Result<Vec<u8>> {
-    let program = Content::Program(DEMO_PROGRAM.to_vec());
+fn demo(into: &mut dyn Write) -> io::Result<()> {
+    let program = Content::Program(DEMO_PROGRAM.into());
     let mut files = vec![File { path: "bin/demo".into(), content: program }];
     files.extend(
         DEMO_COMMANDS
@@ -63,12 +66,59 @@ fn demo() -> io::Result<Vec<u8>> {
         "User": "65535:65535",
         "ExposedPorts": {"8080/tcp": {}},
     });
-    archive(DEMO, &files, &config)
+    write(DEMO, &files, &config, into)
 }
 
 /// An image of one layer, as an archive that container runtimes import.
 pub fn archive(name: &str, files: &[File], config: &Value) -> io::Result<Vec<u8>> {
-    let mut layer = tar::Builder::new(Vec::new());
+    let mut bytes = Vec::new();
+    write(name, files, config, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The same, to where it is wanted.
+fn write(name: &str, files: &[File], config: &Value, into: &mut dyn Write) -> io::Result<()> {
+    let mut sum = Sum::default();
+    write_layer(files, &mut sum)?;
+    let layer = sum.blob();
+    let config = json!({
+        "architecture": architecture(),
+        "os": "linux",
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [layer.digest]},
+    })
+    .to_string();
+    let of_config = blob(config.as_bytes());
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": of_config.described("application/vnd.oci.image.config.v1+json"),
+        "layers": [layer.described("application/vnd.oci.image.layer.v1.tar")],
+    })
+    .to_string();
+    let of_manifest = blob(manifest.as_bytes());
+    let mut entry = of_manifest.described("application/vnd.oci.image.manifest.v1+json");
+    entry["annotations"] = json!({"io.containerd.image.name": name});
+    let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+    let mut archive = tar::Builder::new(into);
+    add(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
+    // An entry that is written as it is made: its length is a multiple of the archive's blocks.
+    let mut header = tar::Header::new_gnu();
+    header.set_path(layer.path())?;
+    header.set_size(layer.size);
+    header.set_mode(0o644);
+    header.set_cksum();
+    archive.get_mut().write_all(header.as_bytes())?;
+    write_layer(files, archive.get_mut())?;
+    for (of, bytes) in [(of_config, &config), (of_manifest, &manifest)] {
+        add(&mut archive, &of.path(), bytes.as_bytes(), 0o644)?;
+    }
+    add(&mut archive, "index.json", index.as_bytes(), 0o644)?;
+    archive.finish()
+}
+
+fn write_layer(files: &[File], into: &mut dyn Write) -> io::Result<()> {
+    let mut layer = tar::Builder::new(into);
     for file in files {
         match &file.content {
             Content::Program(bytes) => add(&mut layer, &file.path, bytes, 0o755)?,
@@ -81,48 +131,70 @@ pub fn archive(name: &str, files: &[File], config: &Value) -> io::Result<Vec<u8>
             }
         }
     }
-    let layer = layer.into_inner()?;
-    let config = json!({
-        "architecture": architecture(),
-        "os": "linux",
-        "config": config,
-        "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
-    })
-    .to_string();
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": described("application/vnd.oci.image.config.v1+json", config.as_bytes()),
-        "layers": [described("application/vnd.oci.image.layer.v1.tar", &layer)],
-    })
-    .to_string();
-    let mut entry = described("application/vnd.oci.image.manifest.v1+json", manifest.as_bytes());
-    entry["annotations"] = json!({"io.containerd.image.name": name});
-    let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
-    let mut archive = tar::Builder::new(Vec::new());
-    add(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
-    for blob in [layer.as_slice(), config.as_bytes(), manifest.as_bytes()] {
-        let path = format!("blobs/{}", digest(blob).replace(':', "/"));
-        add(&mut archive, &path, blob, 0o644)?;
-    }
-    add(&mut archive, "index.json", index.as_bytes(), 0o644)?;
-    archive.into_inner()
+    layer.finish()
 }
 
-fn add(into: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
+fn add(
+    into: &mut tar::Builder<&mut dyn Write>,
+    path: &str,
+    bytes: &[u8],
+    mode: u32,
+) -> io::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_size(bytes.len() as u64);
     header.set_mode(mode);
     into.append_data(&mut header, path, bytes)
 }
 
-fn described(media: &str, blob: &[u8]) -> Value {
-    json!({"mediaType": media, "digest": digest(blob), "size": blob.len()})
+/// What an image says of a part of it.
+struct Blob {
+    digest: String,
+    size: u64,
 }
 
-fn digest(bytes: &[u8]) -> String {
-    let hash = Sha256::digest(bytes);
-    hash.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+impl Blob {
+    fn described(&self, media: &str) -> Value {
+        json!({"mediaType": media, "digest": self.digest, "size": self.size})
+    }
+
+    fn path(&self) -> String {
+        format!("blobs/{}", self.digest.replace(':', "/"))
+    }
+}
+
+/// Takes what is written and keeps its sum.
+#[derive(Default)]
+struct Sum {
+    hash: Sha256,
+    size: u64,
+}
+
+impl Sum {
+    fn blob(self) -> Blob {
+        let hash = self.hash.finalize();
+        let digest =
+            hash.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"));
+        Blob { digest, size: self.size }
+    }
+}
+
+impl Write for Sum {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn blob(bytes: &[u8]) -> Blob {
+    Blob {
+        size: bytes.len() as u64,
+        ..Sum { hash: Sha256::new_with_prefix(bytes), size: 0 }.blob()
+    }
 }
 
 /// Where the program is loaded, header and all.
@@ -252,7 +324,9 @@ mod tests {
     #[test]
     fn every_archive_names_its_image_and_holds_every_blob_it_speaks_of() {
         for (name, build) in all() {
-            complete(name, &build().unwrap());
+            let mut archive = Vec::new();
+            build(&mut archive).unwrap();
+            complete(name, &archive);
         }
     }
 
@@ -268,7 +342,8 @@ mod tests {
         let blob = |of: &Value| {
             let digest = of["digest"].as_str().unwrap();
             let bytes = &found[&format!("blobs/{}", digest.replace(':', "/"))];
-            assert_eq!(super::digest(bytes), digest);
+            assert_eq!(super::blob(bytes).digest, digest);
+            assert_eq!(of["size"], bytes.len());
             bytes
         };
         let index: Value = serde_json::from_slice(&found["index.json"]).unwrap();

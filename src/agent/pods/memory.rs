@@ -71,6 +71,8 @@ pub struct Ended {
     pub message: String,
     /// It was never let in: nothing of it has run.
     pub refused: bool,
+    /// It was in the way of another, which is also said as a condition.
+    pub disruption: Option<&'static str>,
 }
 
 /// Of one container: what is not probed is well.

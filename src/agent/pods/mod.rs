@@ -1,8 +1,8 @@
 //! The pods of this node: one worker for each, and what tells the workers to look.
 //!
 //! Keeps: a pod that is no longer wanted is brought to its end even if nobody saw it go. One that does not
-//! fit is refused when it comes, and not looked at again ([`room`]). What the runtime holds of pods that
-//! nobody knows is removed, once the full set has been told.
+//! fit is refused when it comes, and not looked at again ([`room`]); for a critical one others end. What the
+//! runtime holds of pods that nobody knows is removed, once the full set has been told.
 //! Never: starts anything before the full set has been told; two workers for one pod.
 
 pub mod allocation;
@@ -14,6 +14,7 @@ pub mod hosts;
 pub mod memory;
 pub mod observed;
 pub mod plan;
+pub mod preemption;
 pub mod room;
 pub mod sandbox;
 pub mod status;
@@ -28,7 +29,7 @@ mod starting;
 pub(crate) mod tests;
 mod worker;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,12 +79,37 @@ struct Desired {
     pod: Arc<Pod>,
     /// Its object is gone.
     removed: bool,
+    /// It is to make room for a critical pod.
+    preempted: bool,
+}
+
+impl Desired {
+    /// Whether it is to end whatever it does itself.
+    fn ends(&self) -> bool {
+        self.removed || self.preempted || view::deletion(&self.pod).is_some()
+    }
 }
 
 struct Handle {
     desired: watch::Sender<Desired>,
     /// The runtime shows something new.
     look: Arc<Notify>,
+}
+
+/// What was said of a pod when it came.
+struct Admission {
+    /// The amounts that it has here.
+    allocation: Allocation,
+    /// Why it is not run.
+    refusal: Option<Refusal>,
+    /// Who has to leave before it can begin.
+    after: BTreeSet<String>,
+}
+
+impl Admission {
+    fn of(allocation: Allocation) -> Admission {
+        Admission { allocation, refusal: None, after: BTreeSet::new() }
+    }
 }
 
 /// Runs pods.
@@ -215,7 +241,10 @@ impl Workers {
                 // Whoever took the object away by force did not wait for its end either.
                 self.ground.room.leave(view::uid(&pod));
                 if let Some(handle) = self.handles.get(view::uid(&pod)) {
-                    handle.desired.send_replace(Desired { pod: Arc::new(*pod), removed: true });
+                    handle.desired.send_modify(|it| {
+                        it.pod = Arc::new(*pod);
+                        it.removed = true;
+                    });
                 }
             }
         }
@@ -223,15 +252,19 @@ impl Workers {
 
     fn put(&mut self, pod: Pod) {
         let uid = view::uid(&pod).to_owned();
-        let desired = Desired { pod: Arc::new(pod), removed: false };
+        let pod = Arc::new(pod);
         if let Some(handle) = self.handles.get(&uid) {
-            handle.desired.send_replace(desired);
+            handle.desired.send_modify(|it| {
+                it.pod = pod;
+                it.removed = false;
+            });
             return;
         }
-        let (allocation, refusal) = self.admit(&desired.pod);
+        let admission = self.admit(&pod);
+        let desired = Desired { pod, removed: false, preempted: false };
         let (sender, receiver) = watch::channel(desired);
         let look = Arc::new(Notify::new());
-        let worker = Worker::new(self.ground.clone(), receiver, look.clone(), allocation, refusal);
+        let worker = Worker::new(self.ground.clone(), receiver, look.clone(), admission);
         self.handles.insert(uid.clone(), Handle { desired: sender, look });
         self.set.spawn(async move {
             worker.run().await;
@@ -239,30 +272,45 @@ impl Workers {
         });
     }
 
-    /// What the pod has here, and why it is not run, where it is not.
-    fn admit(&self, pod: &Pod) -> (Allocation, Option<Refusal>) {
+    fn admit(&self, pod: &Pod) -> Admission {
         let folder = PodFolder::new(&self.ground.parts.settings.directories.pods, view::uid(pod));
         let known = Allocation::read(&folder.amounts());
         if view::is_over(pod) {
-            return (known.unwrap_or_else(|| Allocation::of(pod)), None);
+            return Admission::of(known.unwrap_or_else(|| Allocation::of(pod)));
         }
         if was_let_in(pod) {
             let allocation = known.unwrap_or_else(|| Allocation::of(pod));
             self.ground.room.keep(&allocation.shown_in(pod));
-            return (allocation, None);
+            return Admission::of(allocation);
         }
-        let allocation = Allocation::of(pod);
+        let mut admission = Admission::of(Allocation::of(pod));
+        if view::deletion(pod).is_some() {
+            return admission;
+        }
         let node = self.ground.parts.masters.node();
-        let refusal = match self.ground.room.admit(pod, node.as_ref()) {
-            _ if view::deletion(pod).is_some() => None,
-            admitted => admitted.err(),
-        };
-        if refusal.is_none()
-            && let Err(error) = allocation.write(&folder.amounts())
-        {
-            tracing::warn!(pod = view::name(pod), %error, "its amounts are not written down");
+        match self.ground.room.enter(pod, node.as_ref()) {
+            Ok(others) => {
+                self.preempt(&others);
+                admission.after = others;
+                if let Err(error) = admission.allocation.write(&folder.amounts()) {
+                    let pod = view::name(pod);
+                    tracing::warn!(pod, %error, "its amounts are not written down");
+                }
+            }
+            Err(refusal) => admission.refusal = Some(refusal),
         }
-        (allocation, refusal)
+        admission
+    }
+
+    /// Ends pods for the sake of one that is critical.
+    fn preempt(&self, uids: &BTreeSet<String>) {
+        for uid in uids {
+            match self.handles.get(uid) {
+                Some(handle) => handle.desired.send_modify(|it| it.preempted = true),
+                // Nobody is there who could end it.
+                None => self.ground.room.leave(uid),
+            }
+        }
     }
 
     /// Wakes the workers whose pods look different.

@@ -28,8 +28,8 @@ impl Worker {
         let shown = pod.status.take().unwrap_or_default();
         let mut status = reported.clone();
         let mut conditions = status.conditions.take().unwrap_or_default();
-        conditions.retain(|it| is_ours(&it.type_));
-        conditions.extend(shown.conditions.into_iter().flatten().filter(|it| !is_ours(&it.type_)));
+        conditions.retain(is_ours);
+        conditions.extend(shown.conditions.into_iter().flatten().filter(|it| !is_ours(it)));
         status.conditions = Some(conditions);
         status.qos_class = shown.qos_class;
         pod.status = Some(status);
@@ -101,7 +101,7 @@ fn shows(status: &PodStatus, kind: &str) -> bool {
 
 /// A strategic merge patch of what this agent decides, and of nothing else.
 fn patch(before: &PodStatus, fresh: &PodStatus) -> Value {
-    let ours = fresh.conditions.iter().flatten().filter(|it| is_ours(&it.type_));
+    let ours = fresh.conditions.iter().flatten().filter(|it| is_ours(it));
     let mut ours: Vec<Value> = ours.map(|it| json!(it)).collect();
     let over = RESIZES.iter().filter(|kind| shows(before, kind) && !shows(fresh, kind));
     ours.extend(over.map(|kind| json!({"type": kind, "$patch": "delete"})));

@@ -29,10 +29,17 @@ const CONDITIONS: [&str; 5] =
 /// Those that are said while they hold.
 pub const RESIZES: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
+/// Who ended the pod for another's sake says so, and that may be somebody else.
+const DISRUPTION: &str = "DisruptionTarget";
+const BY_US: &str = "TerminationByKubelet";
+
 /// Whether it is this agent that decides on a condition.
 #[must_use]
-pub fn is_ours(kind: &str) -> bool {
-    CONDITIONS.contains(&kind) || RESIZES.contains(&kind)
+pub fn is_ours(condition: &PodCondition) -> bool {
+    let kind = condition.type_.as_str();
+    CONDITIONS.contains(&kind)
+        || RESIZES.contains(&kind)
+        || (kind == DISRUPTION && condition.reason.as_deref() == Some(BY_US))
 }
 
 /// What the status is made of, besides the pod.
@@ -78,6 +85,10 @@ pub fn status(pod: &Pod, view: View<'_>) -> PodStatus {
     };
     let mut conditions = conditions(pod, &phase, init, &mains, view);
     conditions.extend(resizes(pod, &phase, &before, view));
+    if let Some(disruption) = disruption(pod, &before, view) {
+        conditions.retain(|it| it.type_ != DISRUPTION);
+        conditions.push(disruption);
+    }
     // Of a pod that was not let in there is nothing to be said.
     let refused = view.memory.ended.as_ref().is_some_and(|it| it.refused);
     let listed = |all: Vec<ContainerStatus>| Some(all).filter(|it| !it.is_empty() && !refused);
@@ -385,8 +396,25 @@ fn conditions(
             }
         })
         .collect();
-    all.extend(before.into_iter().filter(|it| !is_ours(&it.type_)));
+    all.extend(before.into_iter().filter(|it| !is_ours(it)));
     all
+}
+
+/// That the pod was ended for another's sake, by us now or before.
+fn disruption(pod: &Pod, before: &PodStatus, view: View<'_>) -> Option<PodCondition> {
+    let is_told = |it: &&PodCondition| it.type_ == DISRUPTION && is_ours(it);
+    let told = before.conditions.iter().flatten().find(is_told).cloned();
+    let why = view.memory.ended.as_ref().and_then(|it| it.disruption);
+    let fresh = |why: &str| PodCondition {
+        type_: DISRUPTION.into(),
+        status: "True".into(),
+        last_transition_time: Some(time(view.now)),
+        reason: Some(BY_US.into()),
+        message: Some(why.into()),
+        observed_generation: pod.metadata.generation,
+        last_probe_time: None,
+    };
+    told.or_else(|| why.map(fresh))
 }
 
 /// What is under way about the pod's amounts.

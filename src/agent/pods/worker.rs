@@ -5,7 +5,7 @@
 //! Never: waits without a bound; keeps anything that the runtime and the object could not tell
 //! again.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +15,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
-use super::allocation::Allocation;
 use super::container::log_path;
 use super::groups::Bounds;
 use super::memory::{Ended, Memory, Probed, Waiting};
 use super::observed::{Observed, Seen, observe};
 use super::plan::{self, Step};
-use super::room::Refusal;
-use super::{Desired, Ground, groups, sandbox, view};
+use super::{Admission, Desired, Ground, groups, sandbox, view};
 use crate::agent::cri::v1::ContainerStatus;
 use crate::agent::node;
 use crate::agent::probes::{self, Finding, Kind, Target};
@@ -36,6 +34,10 @@ const RESYNC_S: i64 = 60;
 const RETRY_S: i64 = 5;
 /// What stands before the reason why a pod was not let in.
 const REJECTED: &str = "Pod was rejected: ";
+/// Of a pod that makes room for a critical one, in upstream's words.
+const PREEMPTING: &str = "Preempting";
+const PREEMPTED: &str = "Preempted in order to admit critical pod";
+const PREEMPTED_BY: &str = "Pod was preempted by Kubelet to accommodate a critical pod.";
 const FINDINGS_MAX: usize = 16;
 /// Sandboxes of a pod that are kept for the records of the containers in them.
 const SANDBOXES_MAX: usize = 3;
@@ -63,6 +65,8 @@ pub(super) struct Worker {
     pub bounds: Option<Bounds>,
     /// Changes when another pod has left room.
     pub left: watch::Receiver<u64>,
+    /// Who has to leave before the pod can begin.
+    after: BTreeSet<String>,
 }
 
 /// Labels and annotations: of what files show they alone change while a pod runs.
@@ -86,9 +90,9 @@ impl Worker {
         ground: Arc<Ground>,
         desired: watch::Receiver<Desired>,
         look: Arc<Notify>,
-        allocation: Allocation,
-        refusal: Option<Refusal>,
+        admission: Admission,
     ) -> Worker {
+        let Admission { allocation, refusal, after } = admission;
         let uid = view::uid(&desired.borrow().pod).to_owned();
         let folder = PodFolder::new(&ground.parts.settings.directories.pods, &uid);
         let left = ground.room.left();
@@ -96,6 +100,7 @@ impl Worker {
             reason: it.reason,
             message: format!("{REJECTED}{}", it.message),
             refused: true,
+            disruption: None,
         });
         Worker {
             ground,
@@ -115,6 +120,7 @@ impl Worker {
             forgotten: false,
             bounds: None,
             left,
+            after,
         }
     }
 
@@ -126,8 +132,11 @@ impl Worker {
         }
         loop {
             let desired = self.desired.borrow_and_update().clone();
-            let ends = desired.removed || view::deletion(&desired.pod).is_some();
-            let next = if ends || self.memory.ended.is_some() || view::is_over(&desired.pod) {
+            if desired.preempted {
+                self.make_room(&desired.pod);
+            }
+            let ends = desired.ends() || self.memory.ended.is_some();
+            let next = if ends || view::is_over(&desired.pod) {
                 self.end(&desired).await
             } else {
                 self.sync(&desired.pod).await
@@ -138,6 +147,20 @@ impl Worker {
                 Next::At(when) => self.wait(when).await,
             }
         }
+    }
+
+    /// The pod ends for the sake of another.
+    fn make_room(&mut self, pod: &Pod) {
+        if self.memory.ended.is_some() || view::is_over(pod) {
+            return;
+        }
+        self.say(pod, "", Severity::Warning, PREEMPTING, PREEMPTED.into());
+        self.memory.ended = Some(Ended {
+            reason: PREEMPTING.into(),
+            message: PREEMPTED.into(),
+            refused: false,
+            disruption: Some(PREEMPTED_BY),
+        });
     }
 
     pub fn now(&self) -> Timestamp {
@@ -183,6 +206,13 @@ impl Worker {
 
     async fn sync(&mut self, asked: &Arc<Pod>) -> Next {
         let retry = self.now().plus_seconds(RETRY_S);
+        // Who leaves from here on is heard of.
+        self.left.mark_unchanged();
+        if !self.ground.room.have_left(&self.after) {
+            // Nothing is told of it before: an agent that began anew would take it for one that is let in.
+            return Next::At(self.now().plus_seconds(RESYNC_S));
+        }
+        self.after.clear();
         // It is run with what it was given, which may not be what it asks for now.
         let pod = &self.allocate(asked);
         let Some(seen) = self.observe(pod).await else { return Next::At(retry) };
@@ -194,6 +224,7 @@ impl Worker {
                 reason: "DeadlineExceeded".into(),
                 message: "Pod was active on the node longer than the specified deadline".into(),
                 refused: false,
+                disruption: None,
             });
             let message = "Pod was active on the node longer than the specified deadline";
             self.say(pod, "", Severity::Normal, "DeadlineExceeded", message.into());
@@ -228,8 +259,7 @@ impl Worker {
     async fn interruptible(&mut self, pod: &Arc<Pod>, seen: &Observed, step: &Step) -> bool {
         let mut desired = self.desired.clone();
         let ended = async move {
-            let ends = |it: &Desired| it.removed || view::deletion(&it.pod).is_some();
-            if desired.wait_for(ends).await.is_err() {
+            if desired.wait_for(Desired::ends).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
@@ -470,7 +500,7 @@ impl Worker {
         let before = self.memory.probed.clone();
         let timer = sleep(Duration::from_micros(left));
         tokio::pin!(timer);
-        let waits_for_room = self.memory.resize.pending.is_some();
+        let waits_for_room = self.memory.resize.pending.is_some() || !self.after.is_empty();
         loop {
             tokio::select! {
                 changed = self.desired.changed() => {

@@ -9,6 +9,7 @@
 
 mod kernel;
 mod shown;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,7 +24,9 @@ use super::Settings;
 use super::cri::v1::{self, ContainerState};
 use super::cri::{Error, Runtime};
 use super::pods::{observed, sandbox, view};
+use super::volumes::PodFolder;
 use crate::session::Set;
+use volumes::{OfVolume, Volumes};
 
 /// A rate over less says little.
 const APART_MIN_MICROS: i64 = 500_000;
@@ -90,6 +93,8 @@ pub struct OfPod {
     pub containers: Vec<Container>,
     pub interfaces: Vec<Interface>,
     pub processes: Option<u64>,
+    /// Where they were asked for.
+    pub volumes: Vec<OfVolume>,
 }
 
 /// What one look has shown.
@@ -117,6 +122,7 @@ pub struct Stats {
     pub clock: Clock,
     /// What each had taken at the look before.
     before: Mutex<BTreeMap<String, (Timestamp, u64)>>,
+    volumes: Volumes,
 }
 
 impl Stats {
@@ -127,17 +133,30 @@ impl Stats {
         set: Arc<Set>,
         clock: Clock,
     ) -> Stats {
-        Stats { settings, runtime, set, clock, before: Mutex::default() }
+        let (before, volumes) = (Mutex::default(), Volumes::default());
+        Stats { settings, runtime, set, clock, before, volumes }
     }
 
     /// The node's summary, as `/stats/summary` gives it.
     pub async fn summary(&self) -> Result<Value, Error> {
-        Ok(shown::summary(&self.look().await?))
+        let pods = self.assigned();
+        let mut taken = self.look(&pods).await?;
+        for it in &mut taken.pods {
+            let Some(pod) = pods.iter().find(|pod| view::uid(pod) == it.uid) else { continue };
+            let folder = PodFolder::new(&self.settings.directories.pods, &it.uid);
+            it.volumes = self.volumes.of(pod, &folder, &self.set, taken.now).await;
+        }
+        Ok(shown::summary(&taken))
     }
 
     /// Processor time and memory, as `/metrics/resource` gives them.
     pub async fn resources(&self) -> Result<String, Error> {
-        Ok(shown::resources(&self.look().await?))
+        Ok(shown::resources(&self.look(&self.assigned()).await?))
+    }
+
+    fn assigned(&self) -> Vec<Pod> {
+        let (pods, _) = self.set.list("pods", "");
+        pods.iter().filter_map(|(_, held)| held.read().ok()).collect()
     }
 
     /// The pods of this node, as they were assigned.
@@ -148,7 +167,7 @@ impl Stats {
         serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
     }
 
-    async fn look(&self) -> Result<Taken, Error> {
+    async fn look(&self, pods: &[Pod]) -> Result<Taken, Error> {
         let listed = self.runtime.containers(None).await?;
         let running = i32::from(ContainerState::ContainerRunning);
         let running: Vec<_> = listed.into_iter().filter(|it| it.state == running).collect();
@@ -160,8 +179,6 @@ impl Stats {
             disk.inodes_used = it.inodes_used.map(|it| it.value);
             Some(disk)
         });
-        let (pods, _) = self.set.list("pods", "");
-        let pods: Vec<Pod> = pods.iter().filter_map(|(_, held)| held.read().ok()).collect();
         let shown = pods.iter().filter_map(|pod| {
             let of_it = |it: &&v1::Container| {
                 it.labels.get(view::POD_UID).is_some_and(|uid| uid == view::uid(pod))
@@ -224,6 +241,7 @@ impl Stats {
             },
             processes: kernel::processes_of(&group),
             containers,
+            volumes: Vec::new(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use kontiki_api::object::time::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::volumes::OfVolume;
 use super::{Container, Disk, Interface, OfPod, Taken, Use};
 
 /// Fields that are known.
@@ -63,7 +64,8 @@ fn pod(now: Timestamp, pod: &OfPod) -> Value {
         ("cpu", cpu(now, &pod.takes)),
         ("memory", memory(now, &pod.takes)),
         ("network", network(now, &pod.interfaces)),
-        ("ephemeral-storage", ephemeral(&pod.containers).map(|it| disk(now, &it))),
+        ("volume", Some(volumes(now, pod)).filter(|it| !it.is_empty()).map(Value::from)),
+        ("ephemeral-storage", ephemeral(pod).map(|it| disk(now, &it))),
         ("process_stats", pod.processes.map(|count| json!({"process_count": count}))),
     ])
 }
@@ -79,9 +81,23 @@ fn container(now: Timestamp, it: &Container) -> Value {
     ])
 }
 
-/// What containers write beside their volumes.
-fn ephemeral(containers: &[Container]) -> Option<Disk> {
-    let all = containers.iter().flat_map(|it| [it.root, it.logs]).flatten();
+fn volumes(now: Timestamp, pod: &OfPod) -> Vec<Value> {
+    let one = |it: &OfVolume| {
+        let mut one = disk(now, &it.disk);
+        one["name"] = it.name.clone().into();
+        if let Some(claim) = &it.claim {
+            one["pvcRef"] = json!({"name": claim, "namespace": pod.namespace});
+        }
+        one
+    };
+    pod.volumes.iter().map(one).collect()
+}
+
+/// What the pod has on the node's disk: what its containers write, and its volumes there.
+fn ephemeral(pod: &OfPod) -> Option<Disk> {
+    let written = pod.containers.iter().flat_map(|it| [it.root, it.logs]).flatten();
+    let local = pod.volumes.iter().filter(|it| it.is_local).map(|it| it.disk);
+    let all = written.chain(local);
     all.reduce(|sum, it| Disk {
         used: Some(sum.used.unwrap_or(0) + it.used.unwrap_or(0)),
         inodes_used: Some(sum.inodes_used.unwrap_or(0) + it.inodes_used.unwrap_or(0)),
@@ -241,6 +257,15 @@ mod tests {
             containers: vec![container],
             interfaces: vec![interface],
             processes: Some(3),
+            volumes: vec![
+                OfVolume { name: "work".into(), disk: root, is_local: true, ..OfVolume::default() },
+                OfVolume {
+                    name: "kept".into(),
+                    claim: Some("data".into()),
+                    disk: Disk { used: Some(40), ..root },
+                    is_local: false,
+                },
+            ],
             ..OfPod::default()
         };
         let now = Timestamp::from_seconds(1_700_000_000);
@@ -257,7 +282,12 @@ mod tests {
         assert!(pod["memory"].get("rssBytes").is_none());
         assert_eq!(pod["network"]["name"], "eth0");
         assert_eq!(pod["network"]["interfaces"][0]["rxBytes"], 9);
-        assert_eq!(pod["ephemeral-storage"]["usedBytes"], 5);
+        assert_eq!(pod["ephemeral-storage"]["usedBytes"], 10, "with the volume on the node's disk");
+        assert_eq!(pod["volume"][0]["name"], "work");
+        assert!(pod["volume"][0].get("pvcRef").is_none());
+        assert_eq!(pod["volume"][1]["pvcRef"], json!({"name": "data", "namespace": "default"}));
+        assert_eq!(pod["volume"][1]["usedBytes"], 40);
+        assert_eq!(pod["volume"][1]["capacityBytes"], 100);
         assert_eq!(pod["process_stats"]["process_count"], 3);
         assert_eq!(summary["node"]["cpu"]["time"], "2023-11-14T22:13:20Z");
         assert!(summary["node"].get("fs").is_none());

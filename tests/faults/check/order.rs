@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 
 use super::log::Log;
-use super::state::{Change, Effect, State};
+use super::state::{Change, State};
 use super::{Violation, violation};
 use crate::history::{History, LeaseAsk, Micros, Operation, Outcome, Step};
 
@@ -154,15 +154,21 @@ impl<'h> Walk<'h> {
                 readers.push(operation);
             }
         }
-        // One that found nothing left to change would have changed the same, a moment before.
-        let told = |(operation, effect): &(&Operation, Effect)| match &operation.outcome {
-            Outcome::Done { answers, .. } => *answers == effect.answers,
-            Outcome::Refused(_) | Outcome::Unknown(_) => false,
-        };
-        if writers.iter().any(told) {
-            let (exact, others): (Vec<_>, Vec<_>) = writers.into_iter().partition(told);
-            writers = exact;
-            readers.extend(others.into_iter().map(|(operation, _)| operation));
+        // One that found nothing left to change would have changed the same, a moment before. Who did is one that
+        // says so, or one that was not answered.
+        if !writers.is_empty() {
+            let mut then = self.replayed.state.clone();
+            then.change(revision, changes);
+            writers.retain(|(operation, effect)| {
+                let Outcome::Done { answers, .. } = &operation.outcome else { return true };
+                let late = then.effect(&operation.ask, revision);
+                let found_nothing = late.changes.is_empty() && late.answers == *answers;
+                let is_writer = *answers == effect.answers || !found_nothing;
+                if !is_writer {
+                    readers.push(*operation);
+                }
+                is_writer
+            });
         }
         if writers.len() > 1 {
             let first = writers[0].0;

@@ -278,6 +278,24 @@ impl Cluster {
         }
     }
 
+    /// The revision up to which a copy goes, as those say who read it.
+    pub async fn revision_of(&self, file: &Path) -> Result<u64, String> {
+        let file = file.display().to_string();
+        let said = match self.target {
+            Target::Kontiki => {
+                process::run(&self.binary, &["snapshot", "inspect", "--output", "json", &file])
+                    .await?
+            }
+            Target::Etcd => {
+                let arguments = ["snapshot", "status", "--write-out", "json", &file];
+                process::run(Path::new("etcdctl"), &arguments).await?
+            }
+        };
+        let told: serde_json::Value =
+            serde_json::from_str(&said).map_err(|error| format!("{file}: {error}: {said}"))?;
+        told["revision"].as_u64().ok_or_else(|| format!("{file}: no revision in {said}"))
+    }
+
     /// A new cluster of one from a copy, beside this one.
     pub async fn restore(&self, file: &Path) -> Result<Cluster, String> {
         match self.target {

@@ -60,6 +60,9 @@ struct Flags {
     /// How long each client rests between two requests, at most
     #[arg(long, value_name = "MS", default_value_t = 40)]
     rest_ms: u64,
+    /// How long it is from one fault to the next, at most
+    #[arg(long, value_name = "MS", default_value_t = 2500)]
+    pause_ms: u64,
     #[arg(long, default_value = "text")]
     output: Output,
     /// Where the cluster lives and the report is written; emptied first
@@ -219,6 +222,7 @@ async fn chaos(flags: &Flags, target: Target) -> Result<bool, String> {
         },
         lying: flags.lying_disks,
         rest_max: Duration::from_millis(flags.rest_ms),
+        pause_max: Duration::from_millis(flags.pause_ms),
         folder: emptied(&flags.folder, &name(target))?,
     };
     say(&format!("{} of {}, seed {seed}, {:?}", options.members, name(target), options.time));

@@ -15,7 +15,7 @@ fn waits(pod: &Value, reason: &str) -> bool {
 async fn a_registry_gives_images_to_those_whose_secret_it_knows_and_others_are_told() {
     let mut machine = Machine::start().await;
     machine.until(&["node", "machine"], is_ready).await;
-    let program = own::Content::Program(demo());
+    let program = own::Content::Program(demo().into());
     let files = [own::File { path: "bin/demo".into(), content: program }];
     let command = json!({"Cmd": ["/bin/demo", "echo", "of the registry"]});
     let image = own::archive("private", &files, &command).unwrap();

@@ -29,12 +29,14 @@ const OTHERS: [&str; 3] = ["ask", "get", "send"];
 /// The demo program, out of the image that holds it.
 fn demo() -> Vec<u8> {
     let (_, build) = own::all()[1];
+    let mut archive = Vec::new();
+    build(&mut archive).unwrap();
     let read = |entry: &mut dyn Read| {
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).unwrap();
         bytes
     };
-    for blob in tar::Archive::new(&build().unwrap()[..]).entries().unwrap() {
+    for blob in tar::Archive::new(&archive[..]).entries().unwrap() {
         let blob = read(&mut blob.unwrap());
         // Not every blob is a layer.
         for mut file in tar::Archive::new(&blob[..]).entries().unwrap().map_while(Result::ok) {
@@ -52,9 +54,9 @@ async fn machine() -> Machine {
         let folder = data.join("images");
         std::fs::create_dir_all(&folder).unwrap();
         let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
-        let program = |name: &str, bytes| {
+        let program = |name: &str, bytes: Vec<u8>| {
             let path = format!("bin/{name}");
-            File { path, content: Content::Program(bytes) }
+            File { path, content: Content::Program(bytes.into()) }
         };
         let link =
             |name: &str, to| File { path: format!("bin/{name}"), content: Content::Link(to) };

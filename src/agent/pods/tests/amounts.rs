@@ -201,3 +201,42 @@ async fn what_a_pod_was_given_outlives_the_agent() {
     assert_eq!(main(&other)["resources"]["limits"]["cpu"], "1");
     assert_eq!(fake.told(), [""; 0], "nobody was begun anew or changed");
 }
+
+#[tokio::test(start_paused = true)]
+async fn for_a_critical_pod_another_one_is_ended_and_leaves_before_it_begins() {
+    let (fake, stage, _) = stage();
+    stage.put("small", with(asking("500m", "64Mi")));
+    stage.put("large", with(asking("1500m", "64Mi")));
+    stage.until("small", running).await;
+    stage.until("large", running).await;
+    fake.told();
+    let mut critical = with(asking("1", "64Mi"));
+    critical["priority"] = 2_000_000_000.into();
+    stage.put("critical", critical);
+    let large = stage.until("large", |pod| phase(pod) == "Failed").await;
+    let status = &large["status"];
+    assert_eq!(status["reason"], "Preempting");
+    assert_eq!(status["message"], "Preempted in order to admit critical pod");
+    let conditions = status["conditions"].as_array().unwrap();
+    let disruption = conditions.iter().find(|it| it["type"] == "DisruptionTarget").unwrap();
+    assert_eq!(disruption["status"], "True");
+    assert_eq!(disruption["reason"], "TerminationByKubelet");
+    stage.until("critical", running).await;
+    let told = fake.told();
+    let at = |what: &str| told.iter().position(|it| it == what);
+    assert!(at("stop main") < at("run sandbox"), "{told:?}");
+    assert!(at("stop main").is_some(), "{told:?}");
+    assert!(running(&stage.pod("small").unwrap()), "one was enough");
+
+    // The one that was ended stays ended, and goes as any other.
+    stage.delete("large", 1);
+    stage.until_gone("large").await;
+
+    // Where it would not be enough nobody ends.
+    let mut other = with(asking("1100m", "64Mi"));
+    other["priority"] = 2_000_000_000.into();
+    stage.put("other", other);
+    let other = stage.until("other", |pod| phase(pod) == "Failed").await;
+    assert_eq!(other["status"]["reason"], "UnexpectedAdmissionError", "a critical pod stays");
+    assert!(running(&stage.pod("small").unwrap()), "it would not have been enough");
+}

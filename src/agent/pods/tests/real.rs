@@ -42,7 +42,7 @@ impl Ground {
         let containerd = Containerd::start(places.clone()).await.unwrap();
         let client = Arc::new(Client::new(&containerd.endpoint()).unwrap());
         let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
-        let file = File { path: "bin/busybox".into(), content: Content::Program(busybox) };
+        let file = File { path: "bin/busybox".into(), content: Content::Program(busybox.into()) };
         let tar = folder.path().join("busybox.tar");
         std::fs::write(&tar, archive(BUSYBOX, &[file], &json!({})).unwrap()).unwrap();
         archives::import(&places.socket(), &tar).await.unwrap();
@@ -73,6 +73,8 @@ impl Ground {
         assert!(self.client.sandboxes(None).await.unwrap().is_empty());
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
+        let state = std::fs::read_link(self.folder.path().join("run/containerd")).unwrap();
+        std::fs::remove_dir_all(state).unwrap();
     }
 }
 

@@ -85,6 +85,23 @@ fn what_is_not_known_may_have_happened_once_or_never() {
     holds(store.finish());
 }
 
+/// Two delete the same key; who did it never heard of it, and the other found nothing.
+#[test]
+fn who_found_nothing_left_to_delete_did_not_delete_it() {
+    let twice = || {
+        let mut store = some();
+        store.run(put("a", "9"));
+        unknown(store.run(delete("a")));
+        store.run(delete("a"));
+        store
+    };
+    holds(twice().finish());
+
+    let mut alone = twice();
+    alone.history.operations.retain(|it| !matches!(it.outcome, Outcome::Unknown(_)));
+    breaks(alone.finish(), "nothing comes from nowhere");
+}
+
 #[test]
 fn what_happens_twice_is_found() {
     let mut store = some();
