@@ -5,8 +5,9 @@
 //! [`recovery`] is for directories on which no member runs.
 //! Below it openraft decides, [`log`] keeps entries durably, `state_machine` hands them to the store, and
 //! [`network`] carries messages between masters, [`trust`] says what TLS believes where that is not the
-//! web's rule. openraft's names stay inside this crate.
+//! web's rule, [`driver`] how a connection is driven. openraft's names stay inside this crate.
 
+pub mod driver;
 pub mod error;
 pub mod lifecycle;
 pub mod log;

@@ -7,8 +7,10 @@
 //! Modules in reading order: [`revision`] and [`record`] are the nouns, [`request`] what may be asked,
 //! [`engine`] where bytes rest, [`keys`] and [`row`] how they are laid out there, [`apply`] one command
 //! against the state, [`store`] the whole, [`view`] reads, [`watch`] what comes back out, [`directory`]
-//! and [`snapshot`] whose data it is and how it travels, [`verify`] what must hold of it when it is closed.
+//! and [`snapshot`] whose data it is and how it travels, [`verify`] what must hold of it when it is closed;
+//! [`append`] is how long copies are made.
 
+pub mod append;
 pub mod apply;
 pub mod codec;
 pub mod compaction;

@@ -5,8 +5,10 @@
 //! same moments, so that those of one connection go out together.
 //!
 //! Keeps: a watch that was quiet is told at once, and so is everyone as long as few watch. Nothing is lost or
-//! reordered by waiting: a watch is a cursor. What many are told at a beat is put together once.
+//! reordered by waiting: a watch is a cursor. What many are told at a beat is put together once: while they are
+//! told more happens, so that some of them have more to hear than others, and at the next beat less.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,15 +22,16 @@ const WATCHES_A_MILLISECOND: usize = 20;
 /// Nobody who watches notices it; a thousand watches of objects that change a hundred times a second are woken
 /// a fifth as often.
 const BEAT_MAX: Duration = Duration::from_millis(50);
+/// So many pieces are kept for the next who is told the same. A front makes them of about 64 KiB.
+const JOINED_MAX: usize = 16;
 
 pub(super) struct Beat {
     begun: Instant,
     open: AtomicUsize,
-    /// What was put together last.
-    joined: Mutex<Joined>,
+    /// What was put together last, the newest first.
+    joined: Mutex<VecDeque<Joined>>,
 }
 
-#[derive(Default)]
 struct Joined {
     frames: Vec<Bytes>,
     whole: Bytes,
@@ -64,12 +67,19 @@ impl Beating {
         if let [one] = &frames[..] {
             return one.clone();
         }
-        let mut joined = self.0.joined.lock();
-        if joined.is_of(&frames) {
-            return joined.whole.clone();
+        let found = |joined: &VecDeque<Joined>| {
+            joined.iter().find(|it| it.is_of(&frames)).map(|it| it.whole.clone())
+        };
+        if let Some(whole) = found(&self.0.joined.lock()) {
+            return whole;
         }
         let whole: Bytes = frames.concat().into();
-        *joined = Joined { frames, whole: whole.clone() };
+        let mut joined = self.0.joined.lock();
+        if let Some(whole) = found(&joined) {
+            return whole;
+        }
+        joined.truncate(JOINED_MAX - 1);
+        joined.push_front(Joined { frames, whole: whole.clone() });
         whole
     }
 }
@@ -141,9 +151,15 @@ mod tests {
         // Equal, but other bytes; fewer, more, and in another order.
         for texts in [&["ab", "c"][..], &["ab"], &["ab", "c", "d"], &["c", "ab"]] {
             assert_eq!(watch.join(frames(texts)), texts.concat());
-            assert_eq!(watch.join(first.clone()), "abc");
+            assert_eq!(watch.join(first.clone()).as_ptr(), one.as_ptr());
         }
         let turned: Vec<Bytes> = first.iter().rev().cloned().collect();
         assert_eq!(watch.join(turned), "cab");
+        // What nobody has been told for long is let go.
+        for _ in 0..JOINED_MAX {
+            watch.join(frames(&["d", "e"]));
+        }
+        assert_eq!(watch.0.joined.lock().len(), JOINED_MAX);
+        assert_ne!(watch.join(first).as_ptr(), one.as_ptr());
     }
 }

@@ -1,7 +1,6 @@
 //! One connection, from its handshake to its end.
 //!
-//! What it has to say is gathered ([`super::gathered`]) and goes out once for each turn in which it is
-//! driven ([`super::turn`]).
+//! What it has to say goes out once for each turn in which it is driven ([`kontiki_raft::driver`]).
 //!
 //! Keeps: a connection that has proved itself and then says nothing is closed after
 //! [`Limits::header_wait_max`]; after its first request an HTTP/2 connection may rest for as long as it
@@ -12,14 +11,14 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Poll;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use kontiki_raft::driver::{Call, Calls, Driver, Flush};
 use kontiki_raft::trust::Proof;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,8 +26,6 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::frames::Full;
-use super::gathered::{Flush, Gathered};
-use super::turn::Turn;
 use super::{Limits, Peer, Shaken};
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -57,14 +54,15 @@ pub(super) async fn converse(
     let http2 = session.alpn_protocol() == Some(b"h2");
     let peer = Peer { certificates: Arc::clone(&proof.chain), address };
     let spoken = Arc::new(AtomicBool::new(false));
-    let under_way = Arc::new(AtomicUsize::new(0));
+    let calls = Calls::default();
 
     let service = {
-        let (spoken, under_way) = (Arc::clone(&spoken), Arc::clone(&under_way));
+        let (spoken, calls) = (Arc::clone(&spoken), calls.clone());
         service_fn(move |mut request: http::Request<Incoming>| {
             spoken.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(peer.clone());
-            let one = UnderWay::new(&under_way);
+            // Its body is what a request is under way for longest.
+            let one = calls.begin();
             let answered = router.clone().oneshot(request.map(axum::body::Body::new));
             let answer: Answer = Box::pin(async move {
                 let answer = answered.await?;
@@ -79,10 +77,9 @@ pub(super) async fn converse(
     let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
     // An HTTP/1 connection may be handed on, to somebody who is not driven from here.
     let flush = if http2 { Flush::ByOutlet } else { Flush::ByWriter };
-    let (stream, mut outlet) = Gathered::new(stream, flush);
+    let (stream, mut driver) = Driver::new(stream, flush);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = Box::pin(connection);
-    let mut turn = Turn::new();
 
     let silence = tokio::time::sleep(limits.header_wait_max);
     tokio::pin!(silence);
@@ -91,16 +88,7 @@ pub(super) async fn converse(
     let cut = tokio::time::sleep(Duration::MAX);
     tokio::pin!(cut);
     let ended = loop {
-        let driven = poll_fn(|context| {
-            let busy = http2 && under_way.load(Ordering::Relaxed) > 1;
-            turn.poll(context, busy, |context| {
-                let ended = connection.as_mut().poll(context);
-                match outlet.flush(context) {
-                    Poll::Ready(Err(error)) if ended.is_pending() => Poll::Ready(Err(error.into())),
-                    _ => ended,
-                }
-            })
-        });
+        let driven = poll_fn(|context| driver.poll(context, &calls, connection.as_mut()));
         tokio::select! {
             ended = driven => break ended,
             () = &mut silence, if listening => {
@@ -113,14 +101,14 @@ pub(super) async fn converse(
             () = held.until_disowned(&proof), if !disowned => {
                 tracing::info!(%address, "a connection is closed: its CA is not believed any more");
                 connection.as_mut().graceful_shutdown();
-                turn.ring();
+                driver.ring();
                 cut.as_mut().reset(Instant::now() + limits.grace);
                 (closing, disowned) = (true, true);
             }
             () = &mut cut, if disowned => return,
             () = shutdown.cancelled(), if !closing => {
                 connection.as_mut().graceful_shutdown();
-                turn.ring();
+                driver.ring();
                 closing = true;
             }
         }
@@ -129,6 +117,7 @@ pub(super) async fn converse(
         tracing::debug!(%address, ?error, "connection ended");
     }
     drop(connection);
+    let mut outlet = driver.into_outlet();
     // Handed on to somebody else, it is still of the client that proved itself here.
     let distrusted = async {
         if !disowned {
@@ -145,26 +134,8 @@ pub(super) async fn converse(
     outlet.cut();
 }
 
-/// Its body is what a request is under way for longest.
-type Answer = Pin<
-    Box<dyn Future<Output = Result<http::Response<Full<UnderWay>>, Infallible>> + Send + 'static>,
->;
-
-/// One request of its connection, until its answer is out or given up.
-struct UnderWay(Arc<AtomicUsize>);
-
-impl UnderWay {
-    fn new(count: &Arc<AtomicUsize>) -> UnderWay {
-        count.fetch_add(1, Ordering::Relaxed);
-        UnderWay(Arc::clone(count))
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+type Answer =
+    Pin<Box<dyn Future<Output = Result<http::Response<Full<Call>>, Infallible>> + Send + 'static>>;
 
 fn builder(limits: Limits, tasks: TaskTracker) -> auto::Builder<Tracked> {
     let mut builder = auto::Builder::new(Tracked(tasks));

@@ -10,9 +10,7 @@
 
 mod connection;
 mod frames;
-mod gathered;
 mod tls;
-mod turn;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use kontiki_storage::append::append;
 use kontiki_storage::record::KeyValue;
 use kontiki_storage::revision::Revision;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -128,7 +129,7 @@ impl Object {
 
     fn write_tail(&self, tail: &[u8], out: &mut Vec<u8>) {
         if self.0.revision == Revision::ZERO {
-            out.extend_from_slice(tail);
+            append(out, tail);
             return;
         }
         out.extend_from_slice(b"\"resourceVersion\":\"");
@@ -137,7 +138,7 @@ impl Object {
         if tail.first() != Some(&b'}') {
             out.push(b',');
         }
-        out.extend_from_slice(tail);
+        append(out, tail);
     }
 
     /// The bytes up to and including `"metadata":{`, and those after.

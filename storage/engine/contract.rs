@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::memory::{Faults, Memory, MemoryDisk, MemoryFactory};
 use super::rocks::{self, Rocks, RocksFactory};
-use super::{Batch, Engine, Open, Read, Retain, Span, Table};
+use super::{Batch, Cursor, Engine, Open, Read, Retain, Span, Table};
 use crate::error::Error;
 
 mod properties;
@@ -169,12 +169,16 @@ fn contents(read: &(impl Read + ?Sized)) -> Result<Rows, Error> {
 
 fn keys(read: &(impl Read + ?Sized), lower: &str, upper: Option<&str>) -> String {
     let span = Span { lower: lower.as_bytes(), upper: upper.map(str::as_bytes) };
-    let mut cursor = read.cursor(Table::Live, span).unwrap();
-    let mut keys = Vec::new();
-    while let Some((key, _)) = cursor.next().unwrap() {
-        keys.push(String::from_utf8(key.to_vec()).unwrap());
-    }
-    keys.join(" ")
+    let all = |mut cursor: Box<dyn Cursor + '_>| {
+        let mut keys = Vec::new();
+        while let Some((key, _)) = cursor.next().unwrap() {
+            keys.push(String::from_utf8(key.to_vec()).unwrap());
+        }
+        keys.join(" ")
+    };
+    let shown = all(read.cursor(Table::Live, span).unwrap());
+    assert_eq!(all(read.passing_cursor(Table::Live, span).unwrap()), shown, "what passes by");
+    shown
 }
 
 #[test]

@@ -183,6 +183,15 @@ pub trait Read: Send + Sync {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error>;
 
     fn cursor<'r>(&'r self, table: Table, span: Span<'r>) -> Result<Box<dyn Cursor + 'r>, Error>;
+
+    /// The same over so much that a cache would keep nothing else: what it reads is kept in none.
+    fn passing_cursor<'r>(
+        &'r self,
+        table: Table,
+        span: Span<'r>,
+    ) -> Result<Box<dyn Cursor + 'r>, Error> {
+        self.cursor(table, span)
+    }
 }
 
 /// Whether a row is still needed. Asked in the background, for any row of a table that

@@ -487,6 +487,18 @@ impl Read for Moment {
         let open = |options| self.borrow_dependent().raw_iterator_cf_opt(family, options);
         Ok(Place::boxed(table, span, open))
     }
+
+    fn passing_cursor<'r>(
+        &'r self,
+        table: Table,
+        span: Span<'r>,
+    ) -> Result<Box<dyn Cursor + 'r>, Error> {
+        let family = self.borrow_owner().family(table);
+        Ok(Place::boxed(table, span, |mut options| {
+            options.fill_cache(false);
+            self.borrow_dependent().raw_iterator_cf_opt(family, options)
+        }))
+    }
 }
 
 /// A cursor. RocksDB clamps it to the span.

@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
+use crate::append::append;
 use crate::record::KeyValue;
 use crate::request::{Order, Range, Target};
 use crate::row::Head;
@@ -33,7 +34,7 @@ impl Gathered {
             self.chunk.reserve_exact(if more > CHUNK_BYTES { more } else { CHUNK_BYTES });
         }
         self.chunk.extend_from_slice(key);
-        self.chunk.extend_from_slice(value);
+        append(&mut self.chunk, value);
         self.open.push((key.len(), value.len()));
         self.kvs.push(head.with(Bytes::new(), Bytes::new()));
         self.bytes += more + size_of::<KeyValue>();

@@ -1,4 +1,8 @@
 //! A large range in pieces, all of one moment, holding one piece in memory at a time.
+//!
+//! Lists are read again and again. Of one that is larger than the engine's cache, what comes first stays there
+//! and the rest passes by: were all of it to be kept, each list would drive out what the next one begins with,
+//! and what others read.
 
 use std::ops::ControlFlow;
 
@@ -7,9 +11,13 @@ use bytes::Bytes;
 use super::View;
 use super::gather::{Gathered, limit};
 use super::scan::scan;
+use crate::engine::{Cursor, Read, Span, Table};
 use crate::error::Error;
 use crate::record::KeyValue;
 use crate::request::{KeyRange, Range};
+
+/// How much of a range is worth a place in a cache: half of what the engine's holds.
+const KEPT_BYTES_MAX: usize = 16 << 20;
 
 /// The pages of one range. It holds its view, and with it an engine snapshot: drop it when done.
 ///
@@ -23,12 +31,17 @@ pub struct Pages {
     taken: usize,
     count: u64,
     more: bool,
+    /// Bytes that were read.
+    passed: usize,
 }
+
+/// Reads that no cache is to remember.
+struct Passing<'v>(&'v dyn Read);
 
 impl Pages {
     pub(super) fn new(view: View, request: Range) -> Pages {
         let rest = (!request.count_only).then(|| request.range.clone());
-        Pages { view, request, rest, taken: 0, count: 0, more: false }
+        Pages { view, request, rest, taken: 0, count: 0, more: false, passed: 0 }
     }
 
     /// The next keys, about `bytes_max` of them but at least one; `None` when all are out.
@@ -47,12 +60,15 @@ impl Pages {
         let room = limit(&self.request) - self.taken;
         let keys_only = self.request.keys_only;
         let mut kvs = Gathered::default();
-        let mut stopped = None;
-        scan(self.view.read(), &rest, at, |key, head, value| {
+        let (mut stopped, mut passed) = (None, self.passed);
+        let passing = Passing(self.view.read());
+        let read = if self.passed < KEPT_BYTES_MAX { self.view.read() } else { &passing };
+        scan(read, &rest, at, |key, head, value| {
             if kvs.len() == room || (kvs.len() > 0 && kvs.bytes() >= bytes_max) {
                 stopped = Some(Bytes::copy_from_slice(key));
                 return ControlFlow::Break(());
             }
+            passed += key.len() + value.len();
             kvs.push(key, head, if keys_only { b"" } else { value });
             ControlFlow::Continue(())
         })?;
@@ -67,6 +83,7 @@ impl Pages {
             None
         };
         self.taken += kvs.len();
+        self.passed = passed;
         self.count += kvs.len() as u64;
         let kvs = kvs.finish();
         Ok((!kvs.is_empty()).then_some(kvs))
@@ -80,6 +97,16 @@ impl Pages {
             return Ok((answer.count, false));
         }
         Ok((self.count, self.more))
+    }
+}
+
+impl Read for Passing<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.0.get(table, key)
+    }
+
+    fn cursor<'r>(&'r self, table: Table, span: Span<'r>) -> Result<Box<dyn Cursor + 'r>, Error> {
+        self.0.passing_cursor(table, span)
     }
 }
 

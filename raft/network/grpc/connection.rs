@@ -7,6 +7,9 @@
 //! learns only with the first answer whether the server accepted it; waiting for that answer is what
 //! makes "not sent" certain here and "refused" visible.
 
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
@@ -16,7 +19,7 @@ use arc_swap::ArcSwap;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rand::RngExt;
 use rustls::pki_types::ServerName;
@@ -29,6 +32,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::codegen::{Service, http};
 
+use crate::driver::{Calls, Driver, Flush};
 use crate::network::grpc::tls::{Held, Tls, check_identity, check_protocol, node_name};
 use crate::network::grpc::{Identity, MESSAGE_BYTES_MAX, PROTOCOL, REFUSED};
 use crate::network::wire::{self, peer_client::PeerClient};
@@ -181,7 +185,10 @@ async fn connect(target: &Target, lane: Lane) -> Result<Connection, Unconnected>
     let (stream, to, mut held) = dial(target).await.map_err(Unconnected::Failed)?;
     let proof = Proof::just_shown(stream.get_ref().1.peer_certificates());
     let name = called(target).map_err(Unconnected::Failed)?;
-    let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+    let calls = Calls::default();
+    let (stream, driver) = Driver::new(stream, Flush::ByOutlet);
+    let driven = Driven { driver: Arc::new(Mutex::new(Some(driver))), calls: calls.clone() };
+    let (sender, requests) = http2::Builder::new(driven)
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_WAIT_MAX)
@@ -204,7 +211,7 @@ async fn connect(target: &Target, lane: Lane) -> Result<Connection, Unconnected>
     };
     let driver = tokio::spawn(async move {
         let ended = tokio::select! {
-            ended = driver => ended,
+            ended = requests => ended,
             () = disowned => return,
         };
         if let Err(error) = ended {
@@ -218,10 +225,38 @@ async fn connect(target: &Target, lane: Lane) -> Result<Connection, Unconnected>
         retired,
         driver: AbortOnDropHandle::new(driver),
     });
-    let connection = Connection { sender, origin, health };
+    let connection = Connection { sender, origin, health, calls };
     greet(&connection, target).await?;
     tracing::debug!(peer = %to, ?lane, "connected to peer");
     Ok(connection)
+}
+
+/// Runs what belongs to a connection. What comes first is the connection itself: where its protocol is spoken
+/// and its bytes are moved. Everything after that is bodies on their way to it.
+#[derive(Clone)]
+struct Driven {
+    driver: Arc<Mutex<Option<Driver<Shaken>>>>,
+    calls: Calls,
+}
+
+impl<F> hyper::rt::Executor<F> for Driven
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let Some(mut driver) = self.driver.lock().take() else {
+            tokio::spawn(task);
+            return;
+        };
+        let calls = self.calls.clone();
+        tokio::spawn(async move {
+            let mut connection = pin!(task.map(Ok::<(), Infallible>));
+            let driven = poll_fn(|context| driver.poll(context, &calls, connection.as_mut())).await;
+            if let Err(error) = driven {
+                tracing::debug!(error, "a peer connection takes nothing any more");
+            }
+        });
+    }
 }
 
 /// TCP and TLS, to whichever of the peer's addresses answers first in their order.
@@ -317,6 +352,7 @@ pub(super) struct Connection {
     sender: http2::SendRequest<tonic::body::Body>,
     origin: http::Uri,
     health: Arc<Health>,
+    calls: Calls,
 }
 
 #[derive(Debug)]
@@ -379,9 +415,12 @@ impl Service<http::Request<tonic::body::Body>> for Connection {
     }
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let call = self.calls.begin();
         let sent = self.sender.try_send_request(request);
-        async {
-            sent.await.map_err(|mut error| {
+        async move {
+            let answered = sent.await;
+            drop(call);
+            answered.map_err(|mut error| {
                 let given_back = error.take_message().is_some();
                 let reason = described(error.error());
                 if given_back { SendError::NotSent(reason) } else { SendError::Lost(reason) }

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::codegen::{Service, http};
 
+use crate::driver::{Calls, Driver, Flush};
 use crate::network::Inbound;
 use crate::network::grpc::service::{Caller, PeerService};
 use crate::network::grpc::tls::{Held, Tls, check_protocol};
@@ -165,11 +167,22 @@ async fn converse(
     let proof = Proof::just_shown(stream.get_ref().1.peer_certificates());
     let certificates = Arc::clone(&proof.chain);
     let caller = Arc::new(Caller { remote, certificates, introduced: OnceLock::new() });
-    let service = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(Arc::clone(&caller));
-        let answer: Answer = service.clone().call(request);
-        answer
-    });
+    let calls = Calls::default();
+    let service = {
+        let calls = calls.clone();
+        service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&caller));
+            let answered = service.clone().call(request);
+            let call = calls.begin();
+            let answer: Answer = Box::pin(async move {
+                let answer = answered.await;
+                drop(call);
+                answer
+            });
+            answer
+        })
+    };
+    let (stream, mut driver) = Driver::new(stream, Flush::ByOutlet);
     let connection = http2::Builder::new(Tracked(tasks))
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -182,15 +195,18 @@ async fn converse(
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
-        ended = &mut connection => ended,
+        ended = poll_fn(|context| driver.poll(context, &calls, connection.as_mut())) => ended,
         () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            driver.ring();
+            poll_fn(|context| driver.poll(context, &calls, connection.as_mut())).await
         }
         () = held.until_client_disowned(&proof) => {
             tracing::info!(%remote, "peer connection closed: its CA is not believed any more");
             connection.as_mut().graceful_shutdown();
-            match timeout(GRACE, connection.as_mut()).await {
+            driver.ring();
+            let driven = poll_fn(|context| driver.poll(context, &calls, connection.as_mut()));
+            match timeout(GRACE, driven).await {
                 Ok(ended) => ended,
                 Err(_) => return,
             }
