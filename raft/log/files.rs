@@ -3,6 +3,12 @@
 //! Keeps: a file has its final name only when everything it needs was synced; a spare holds zeros
 //! only, so that what a segment has never been given to keep reads as zero (`verdict` builds on
 //! it). Every call here blocks on the disk; errors name the file.
+//!
+//! Zeros that are written are not zeros that are reserved. The first write to a reserved block changes the
+//! file's block map, by the file system's journal. Where that journal is given up in the midst of an
+//! `fdatasync` (an error of the disk, a shutdown of the file system), ext4 drops the change and says that all
+//! is well: measured on Linux 6.18, once in 60 times. The process goes on and acknowledges what is gone. A
+//! block that was written before needs no journal.
 
 use std::io;
 use std::sync::Arc;
@@ -20,7 +26,7 @@ use super::segment::{ANCHOR_NAME, ANCHOR_NEW_NAME, SPARE_NAME, segment_name};
 const ZEROS_BYTES: usize = 256 << 10;
 
 /// Reserves the next segment. `written_ahead`: also writes the zeros out, so that a later
-/// `fdatasync` has no change of the file's block map to commit. Leaves nothing behind when it
+/// `fdatasync` has no change of the file's block map to commit, or to lose. Leaves nothing behind when it
 /// fails.
 pub(super) fn prepare_spare(
     disk: &dyn Disk,
@@ -102,8 +108,10 @@ impl AnchorFile {
     ) -> io::Result<AnchorFile> {
         let file = disk.create(ANCHOR_NEW_NAME).doing("create", ANCHOR_NEW_NAME)?;
         let latest = Anchor { identity, number: 0, segment, synced };
-        file.allocate(ANCHOR_BYTES).doing("reserve space for", ANCHOR_NEW_NAME)?;
-        file.write_at(&latest.encode(), Anchor::offset(0)).doing("write", ANCHOR_NEW_NAME)?;
+        let mut whole = vec![0; ANCHOR_BYTES as usize];
+        let sector = latest.encode();
+        whole[..sector.len()].copy_from_slice(&sector);
+        file.write_at(&whole, Anchor::offset(0)).doing("write", ANCHOR_NEW_NAME)?;
         file.sync_data().doing("sync", ANCHOR_NEW_NAME)?;
         disk.rename(ANCHOR_NEW_NAME, ANCHOR_NAME).doing("rename to", ANCHOR_NAME)?;
         disk.sync_directory().doing("sync the directory of", ANCHOR_NAME)?;

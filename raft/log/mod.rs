@@ -97,9 +97,13 @@ pub struct Options {
     pub group_bytes_max: usize,
     /// How long without work until the anchor vouches for the last group.
     pub vouch_after: Duration,
-    /// Write zeros into segments prepared in the background.
+    /// Write zeros over all of a segment before it is used. Without it, and on a file system that fails under the
+    /// process, a sync may succeed and what it was for be gone ([`files`]).
     pub zeros_written_ahead: bool,
 }
+
+/// The first segment's length where zeros are written ahead: a first start waits for little.
+const FIRST_SEGMENT_BYTES: u64 = 8 << 20;
 
 impl Default for Options {
     fn default() -> Options {
@@ -217,7 +221,11 @@ impl Log {
             },
             _ => OpenError::Io { what: "lock the log's directory".to_owned(), source: error },
         })?;
-        let recovered = recovery::recover(&*disk, identity, segment_bytes)?;
+        let written_ahead = options.zeros_written_ahead;
+        let bytes =
+            if written_ahead { segment_bytes.min(FIRST_SEGMENT_BYTES) } else { segment_bytes };
+        let first = recovery::First { bytes, written_ahead };
+        let recovered = recovery::recover(&*disk, identity, first)?;
         let opened = recovery::opened(&recovered);
         let recovery::Recovered { segments, active, anchor, replay, .. } = recovered;
         let metrics = Arc::new(Metrics::default());
@@ -243,8 +251,7 @@ impl Log {
             closing: false,
             stopped: None,
         };
-        let ahead = options.zeros_written_ahead;
-        let spares = Spares::new(disk.clone(), segment_bytes, ahead, metrics.clone());
+        let spares = Spares::new(disk.clone(), segment_bytes, written_ahead, metrics.clone());
         let threads = options.flusher.has_threads();
         let core = Arc::new(Core::new(disk, identity, options, shared, spares, metrics));
         let flusher = Flusher::new(core.clone(), active, anchor, carry, last);

@@ -58,7 +58,7 @@ enum FoundAnchor {
 pub(super) fn recover(
     disk: &dyn Disk,
     identity: Identity,
-    segment_bytes: u64,
+    first: First,
 ) -> Result<Recovered, OpenError> {
     let names = disk.list().doing("list", "the log's directory")?;
     let mut sequences: Vec<u64> = names.iter().filter_map(|name| sequence_of(name)).collect();
@@ -66,7 +66,7 @@ pub(super) fn recover(
     let anchor = read_anchor(disk, identity, &names)?;
     let Some(last) = sequences.last().copied() else {
         return match anchor {
-            FoundAnchor::Missing => create(disk, identity, segment_bytes),
+            FoundAnchor::Missing => create(disk, identity, first),
             _ => Err(OpenError::amnesia("the directory", "all segments are missing")),
         };
     };
@@ -99,9 +99,16 @@ pub(super) fn recover(
     Ok(recovered)
 }
 
-fn create(disk: &dyn Disk, identity: Identity, segment_bytes: u64) -> Result<Recovered, OpenError> {
-    // Not written ahead: a first start should not wait for that.
-    let file = prepare_spare(disk, segment_bytes, false)?;
+/// How a log's first segment is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct First {
+    pub(super) bytes: u64,
+    pub(super) written_ahead: bool,
+}
+
+fn create(disk: &dyn Disk, identity: Identity, first: First) -> Result<Recovered, OpenError> {
+    let segment_bytes = first.bytes;
+    let file = prepare_spare(disk, segment_bytes, first.written_ahead)?;
     let chain = chain_origin(identity);
     let header = SegmentHeader {
         identity,

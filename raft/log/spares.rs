@@ -81,7 +81,7 @@ impl Spares {
                 state.wanted = false;
                 state.preparing = true;
                 drop(state);
-                let made = prepare_spare(&*self.disk, self.segment_bytes, false);
+                let made = prepare_spare(&*self.disk, self.segment_bytes, self.written_ahead);
                 self.state.lock().preparing = false;
                 return made;
             }

@@ -54,6 +54,25 @@ fn carried(metrics: &Metrics) -> u64 {
     metrics.rotations.load(Ordering::Relaxed)
 }
 
+/// ext4 loses the first write to a block that was only reserved, and says that it synced it, when it fails in
+/// the midst.
+#[test]
+fn every_byte_of_a_segment_was_written_before_it_is_used() {
+    let directory = TempDir::new().unwrap();
+    let (log, _) = open_at(directory.path(), Options::default()).unwrap();
+    let whole = |name: &str| {
+        let file = fs::File::open(directory.path().join(name)).unwrap();
+        let hole = rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(0)).unwrap();
+        assert_eq!(hole, file.metadata().unwrap().len(), "{name} has a part that is reserved only");
+        hole
+    };
+    assert!(whole("0000000000000001.segment") < Options::default().segment_bytes, "a start waits");
+    whole("anchor");
+    // More than the first one holds: the next is there in time, or is made so as well.
+    fill(&log, 1..=100, 100_000);
+    assert_eq!(whole("0000000000000002.segment"), Options::default().segment_bytes);
+}
+
 #[test]
 fn readers_see_entries_while_they_are_written_evicted_and_purged() {
     let directory = TempDir::new().unwrap();
