@@ -1,8 +1,8 @@
 //! Forgets history that is older than any client may rely on.
 //!
 //! Keeps: a revision can be read and watched from for at least `every`, and is forgotten after twice that,
-//! also where nobody writes: tokens of lists end then, as clients of upstream know it. Upstream's compactor
-//! writes a key each time; this one where nothing else was written.
+//! also where nobody writes: tokens of lists end then, as clients of upstream know it. For that it writes a key
+//! each time, as upstream's compactor does: what was listed before is older than that.
 //! Every member runs this; a member that does not lead proposes the same or less, which does no harm.
 
 use std::time::Duration;
@@ -40,9 +40,8 @@ impl Compaction {
         let mut before = self.objects.revision();
         loop {
             ticks.tick().await;
-            let mut now = self.objects.revision();
             if !self.leads() {
-                before = now;
+                before = self.objects.revision();
                 continue;
             }
             if before > Revision::EMPTY {
@@ -51,13 +50,13 @@ impl Compaction {
                     Err(error) => tracing::warn!(%error, "history cannot be forgotten now"),
                 }
             }
-            if now == before {
-                match self.objects.go_on().await {
-                    Ok(revision) => now = revision,
-                    Err(error) => tracing::warn!(%error, "history cannot go on now"),
+            before = match self.objects.go_on().await {
+                Ok(revision) => revision,
+                Err(error) => {
+                    tracing::warn!(%error, "history cannot go on now");
+                    self.objects.revision()
                 }
-            }
-            before = now;
+            };
         }
     }
 

@@ -8,7 +8,8 @@ use super::Line;
 const HEAD: &str = "# What was tried on the store, in figures\n\n\
     Made from `tests/ledger.jsonl` by `make ledger`; no figure here was typed. `make faults`, \
     `make sim` and `make mutants` add to it with `--ledger`. How each is done is in \
-    [faults.md](faults.md).\n";
+    [faults.md](faults.md); what each violation was, and what became of it, in \
+    [tests/README.md](../tests/README.md).\n";
 
 #[must_use]
 pub fn page(lines: &[Line]) -> String {
