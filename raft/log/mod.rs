@@ -97,8 +97,8 @@ pub struct Options {
     pub group_bytes_max: usize,
     /// How long without work until the anchor vouches for the last group.
     pub vouch_after: Duration,
-    /// Write zeros over all of a segment before it is used. Without it, and on a file system that fails under the
-    /// process, a sync may succeed and what it was for be gone ([`files`]).
+    /// Write zeros over all of a segment before it is used. Without it, on a file system that fails under
+    /// the process, a sync may succeed and what it was for be gone ([`files`]).
     pub zeros_written_ahead: bool,
 }
 
