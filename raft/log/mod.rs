@@ -98,7 +98,7 @@ pub struct Options {
     /// How long without work until the anchor vouches for the last group.
     pub vouch_after: Duration,
     /// Write zeros over all of a segment before it is used. Without it, on a file system that fails under
-    /// the process, a sync may succeed and what it was for be gone ([`files`]).
+    /// the process, a sync may succeed and what it was for be gone (`files` says how).
     pub zeros_written_ahead: bool,
 }
 
