@@ -432,7 +432,7 @@ mod tests {
         let mut rest = &sent[..];
         while !rest.is_empty() {
             let (frame, behind) = rest.split_at(rest.len().min(9 + RECORD_BYTES));
-            let (head, body) = frame.split_at(9);
+            let (head, body) = frame.split_at(frame.len().min(9));
             let parts = [IoSlice::new(head), IoSlice::new(body)];
             let written =
                 poll_fn(|context| Pin::new(&mut stream).poll_write_vectored(context, &parts));
