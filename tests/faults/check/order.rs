@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 
 use super::log::Log;
-use super::state::{Change, State};
+use super::state::{Change, Effect, State};
 use super::{Violation, violation};
 use crate::history::{History, LeaseAsk, Micros, Operation, Outcome, Step};
 
@@ -156,14 +156,19 @@ impl<'h> Walk<'h> {
         }
         // One that found nothing left to change would have changed the same, a moment before. Who did is one
         // that says so, or one that was not answered.
-        if !writers.is_empty() {
+        let is_told = |operation: &Operation, effect: &Effect| match &operation.outcome {
+            Outcome::Done { answers, .. } => *answers == effect.answers,
+            Outcome::Refused(_) | Outcome::Unknown(_) => false,
+        };
+        if writers.iter().any(|(operation, effect)| !is_told(operation, effect)) {
+            // All keys and their past: only where somebody was told something else.
             let mut then = self.replayed.state.clone();
             then.change(revision, changes);
             writers.retain(|(operation, effect)| {
                 let Outcome::Done { answers, .. } = &operation.outcome else { return true };
                 let late = then.effect(&operation.ask, revision);
                 let found_nothing = late.changes.is_empty() && late.answers == *answers;
-                let is_writer = *answers == effect.answers || !found_nothing;
+                let is_writer = is_told(operation, effect) || !found_nothing;
                 if !is_writer {
                     readers.push(*operation);
                 }
