@@ -25,19 +25,13 @@ pub enum Quality {
 /// How a pod stands to others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rank {
-    pub quality: Quality,
     priority: Option<i32>,
 }
 
 impl Rank {
     #[must_use]
     pub fn of(pod: &Pod) -> Rank {
-        let quality = match view::quality(pod) {
-            "Guaranteed" => Quality::Guaranteed,
-            "Burstable" => Quality::Burstable,
-            _ => Quality::BestEffort,
-        };
-        Rank { quality, priority: view::spec(pod).priority }
+        Rank { priority: view::spec(pod).priority }
     }
 
     #[must_use]
@@ -79,7 +73,11 @@ pub struct Candidate {
 impl Candidate {
     #[must_use]
     pub fn new(pod: &Pod) -> Candidate {
-        let quality = Rank::of(pod).quality;
+        let quality = match view::quality(pod) {
+            "Guaranteed" => Quality::Guaranteed,
+            "Burstable" => Quality::Burstable,
+            _ => Quality::BestEffort,
+        };
         Candidate { uid: view::uid(pod).to_owned(), quality, requests: requests(pod) }
     }
 
@@ -204,7 +202,7 @@ mod tests {
 
     #[test]
     fn nobody_goes_for_a_pod_that_is_not_above_it() {
-        let rank = |priority| Rank { quality: Quality::BestEffort, priority };
+        let rank = |priority| Rank { priority };
         let (node, cluster) = (rank(Some(CRITICAL_MIN + 1000)), rank(Some(CRITICAL_MIN)));
         let (some, none) = (rank(Some(5)), rank(None));
         assert!(node.is_critical() && cluster.is_critical());
