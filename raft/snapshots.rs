@@ -75,6 +75,13 @@ impl Snapshots {
         Ok(Arc::new(Snapshots { shelf, directory, store, engine, used_at, stop, tasks }))
     }
 
+    /// Notes damage that was met in the present state, until another takes its place.
+    pub(crate) fn doubt(&self, met: &Error) {
+        if let Err(error) = self.directory.doubt(met) {
+            tracing::error!(%error, "that the state is damaged cannot be noted");
+        }
+    }
+
     /// The present state, at least up to `least`, as a header (without a vote) and its chunks.
     pub(crate) async fn export(
         self: &Arc<Self>,

@@ -153,7 +153,10 @@ impl StateMachine {
     }
 
     fn write(&self, group: &Group) -> io::Result<Vec<EntryAnswers>> {
-        let apply = || self.store.apply(&group.entries).map_err(io::Error::other);
+        let apply = || {
+            let answers = self.store.apply(&group.entries);
+            answers.inspect_err(|error| self.snapshots.doubt(error)).map_err(io::Error::other)
+        };
         if group.bytes > GROUP_BYTES_INLINE_MAX { aside(apply) } else { apply() }
     }
 

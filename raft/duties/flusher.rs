@@ -49,6 +49,7 @@ pub(crate) async fn flush(replica: &Arc<Inner>) -> bool {
             true
         }
         Ok(Err(error)) => {
+            replica.snapshots.doubt(&error);
             replica.fail(format!("the store cannot be made durable: {error}"));
             false
         }

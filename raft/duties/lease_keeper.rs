@@ -309,7 +309,10 @@ async fn prime(replica: &Arc<Inner>, leases: &Leases, term: u64) {
 fn reload(replica: &Inner, leases: &Leases) {
     let present = match replica.store().leases() {
         Ok(present) => present,
-        Err(error) => return replica.fail(format!("leases cannot be read: {error}")),
+        Err(error) => {
+            replica.snapshots.doubt(&error);
+            return replica.fail(format!("leases cannot be read: {error}"));
+        }
     };
     let now = Instant::now();
     let mut book = leases.book.lock();

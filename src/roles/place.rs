@@ -1,7 +1,9 @@
 //! Takes up a master's place in the replicated store: directory, certificates, links, replica.
 //!
 //! A member that has lost what it had acknowledged comes back from here under a new id, by itself, while
-//! the others have a quorum; one that was removed does not.
+//! the others have a quorum; one that was removed does not. One that met damage while it served (`doubted`)
+//! asks for the same, and starts with what it has where the others can't take it back: without a quorum of
+//! them its log, and what is whole of its state, are needed.
 //!
 //! Keeps: the directory's own identity is the truth about which id this is. Certificates and origin follow
 //! it, so that a start can be cut short anywhere and begun again.
@@ -29,6 +31,8 @@ use crate::pki::{self, Beginning, Hosts, Material, Origin};
 
 /// How long a member that comes back asks for it, before its process ends and is started again.
 const RETURN_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long one asks that can start with what it has.
+const DOUBTED_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Ids that are counted stay far below; those of members that come back are chosen at random above.
 const RANDOM_IDS_FROM: u64 = 1 << 32;
@@ -98,22 +102,59 @@ impl Place {
     async fn take_in(
         settings: &Settings,
         origin: Origin,
-        directory: Directory,
+        mut directory: Directory,
         me: &Peer,
     ) -> Result<Place, Failure> {
         ports::forget(&directory.run());
-        let links = Links::open(settings, identity_of(&origin)?)?;
-        let directory = Arc::new(directory);
-        match start(&directory, &links).await {
-            Ok(replica) => Ok(links.with(origin, directory, replica)),
-            Err(failure) => match lifecycle::verdict(&directory)? {
-                Some(Stage::Condemned(reason)) => {
-                    tracing::error!(reason, "this member has lost what it had acknowledged");
-                    come_back(settings, origin, directory, &links, me, failure).await
+        let mut links = Links::open(settings, identity_of(&origin)?)?;
+        if let Some(reason) = directory.doubted()? {
+            tracing::error!(reason, "this member's data was found damaged");
+            match come_back(settings, &mut directory, &links, me, DOUBTED_WAIT_MAX).await {
+                Ok(new) => return Place::settle(settings, origin, directory, new).await,
+                Err(failure) if directory.identity().node != links.identity.node.0 => {
+                    return Err(failure);
                 }
-                _ => Err(failure.into()),
-            },
+                Err(failure) => {
+                    tracing::error!(%failure, "starting with what is there of damaged data");
+                    // The certificates on disk are the old id's again.
+                    links = Links::open(settings, links.identity)?;
+                }
+            }
         }
+        let directory = Arc::new(directory);
+        let failure = match start(&directory, &links).await {
+            Ok(replica) => return Ok(links.with(origin, directory, replica)),
+            Err(failure) => failure,
+        };
+        let lost = match lifecycle::verdict(&directory)? {
+            Some(Stage::Condemned(reason)) => Some(reason),
+            Some(_) => None,
+            None => directory.doubted()?,
+        };
+        let Some(reason) = lost else {
+            return Err(failure.into());
+        };
+        tracing::error!(reason, "this member has lost what it had acknowledged");
+        let mut directory = Arc::into_inner(directory)
+            .ok_or_else(|| Failure::Run("the directory is still in use; start again".into()))?;
+        let back = come_back(settings, &mut directory, &links, me, RETURN_WAIT_MAX).await;
+        let new = back.map_err(|why| Failure::Run(format!("{failure}; {why}")))?;
+        Place::settle(settings, origin, directory, new).await
+    }
+
+    /// Starts under the id that the directory came back under.
+    async fn settle(
+        settings: &Settings,
+        origin: Origin,
+        directory: Directory,
+        links: Links,
+    ) -> Result<Place, Failure> {
+        let known = pki::read_peers(&settings.data_dir)?.unwrap_or_default();
+        let origin = origin.anew(links.identity.node, known);
+        origin.write(&settings.data_dir)?;
+        let directory = Arc::new(directory);
+        let replica = start(&directory, &links).await?;
+        Ok(links.with(origin, directory, replica))
     }
 }
 
@@ -143,50 +184,36 @@ impl Links {
 /// Has the old id removed, empties the directory, and is let in under a new id.
 async fn come_back(
     settings: &Settings,
-    origin: Origin,
-    directory: Arc<Directory>,
+    directory: &mut Directory,
     old: &Links,
     me: &Peer,
-    failure: kontiki_raft::Error,
-) -> Result<Place, Failure> {
-    let known = pki::read_peers(&settings.data_dir)?.unwrap_or_default();
+    limit: Duration,
+) -> Result<Links, Failure> {
     let mut peers = BTreeMap::new();
-    for peer in &known {
-        let (name, address) = (peer.name.clone(), peer.address.clone());
+    for peer in pki::read_peers(&settings.data_dir)?.unwrap_or_default() {
         let id = parse_id(&peer.id).map_err(Failure::Run)?;
+        let (name, address) = (peer.name, peer.address);
         peers.insert(id, Peer { name, address, client_urls: Vec::new() });
     }
     if peers.is_empty() {
-        return Err(Failure::Run(format!(
-            "{failure}; there are no others to come back to: restore a snapshot into an empty \
-             directory (`kontiki snapshot restore`)"
-        )));
+        return Err(Failure::Run(
+            "there are no others to come back to: restore a snapshot into an empty directory \
+             (`kontiki snapshot restore`)"
+                .into(),
+        ));
     }
     let node = NodeId(rand::random_range(RANDOM_IDS_FROM..=u64::MAX));
     let new = Links::open(settings, Identity { node, ..old.identity })?;
     let owner = owner(settings, new.identity);
-    let mut directory = Arc::into_inner(directory)
-        .ok_or_else(|| Failure::Run("the directory is still in use; start again".into()))?;
     tracing::info!(old = %old.identity.node, new = %node, "coming back under a new id");
     let transport_as = |id: NodeId| -> Arc<dyn Transport> {
         if id == node { Arc::clone(&new.transport) as _ } else { Arc::clone(&old.transport) as _ }
     };
-    let asked = lifecycle::rejoin(
-        &mut directory,
-        owner,
-        me.clone(),
-        &peers,
-        &transport_as,
-        RETURN_WAIT_MAX,
-    );
-    asked.await.map_err(|error| {
+    let asked = lifecycle::rejoin(directory, owner, me.clone(), &peers, &transport_as, limit).await;
+    asked.map_err(|error| {
         Failure::Run(format!("cannot come back while the others have no quorum: {error}"))
     })?;
-    let origin = origin.anew(node, known);
-    origin.write(&settings.data_dir)?;
-    let directory = Arc::new(directory);
-    let replica = start(&directory, &new).await?;
-    Ok(new.with(origin, directory, replica))
+    Ok(new)
 }
 
 fn identity_of(origin: &Origin) -> Result<Identity, Failure> {

@@ -11,6 +11,7 @@
 //! DIR/reserve       space given back to the disk when it is full (`space`)
 //! DIR/begun         this node id has begun its log
 //! DIR/amnesia       the tombstone of this node id
+//! DIR/doubt         its state was found damaged while it was served
 //! ```
 //!
 //! Keeps: at every moment, also after a crash, a directory is empty, or has an owner and a
@@ -24,6 +25,7 @@ pub(crate) mod disk;
 
 mod amnesia;
 mod begun;
+mod doubt;
 mod identity;
 mod lock;
 mod seal;
@@ -224,6 +226,7 @@ impl Directory {
         self.disk.sync_directory(&root)?;
         state::switch(&self.disk, &root, generation)?;
         *current = Current::Generation(generation);
+        doubt::remove(&self.disk, &self.path)?;
         Ok(path)
     }
 
@@ -262,6 +265,21 @@ impl Directory {
         })
     }
 
+    /// Notes, durably, that damage was met while the state was served; any other error is none of its
+    /// concern. The first reason stays.
+    pub fn doubt(&self, met: &Error) -> Result<(), Error> {
+        let Error::Damaged(reason) = met else {
+            return Ok(());
+        };
+        doubt::write(&self.disk, &self.path, self.identity.node, reason)
+    }
+
+    /// Why the state is in doubt: its node id should come back under another, if the others can take
+    /// it back. It may start with what it has if they can't.
+    pub fn doubted(&self) -> Result<Option<String>, Error> {
+        doubt::read(&self.path, self.identity.node)
+    }
+
     /// Notes, durably, that a log was begun under this node id. To be called when there is one, and
     /// before anything in it is acknowledged.
     pub fn note_log_begun(&self) -> Result<(), Error> {
@@ -297,6 +315,7 @@ impl Directory {
         self.disk.replace(&self.path, identity::FILE, &identity.encode())?;
         self.identity = identity;
         *self.current.get_mut() = Current::Generation(Generation::FIRST);
+        doubt::remove(&self.disk, &self.path)?;
         amnesia::remove(&self.disk, &self.path)
     }
 
@@ -453,6 +472,7 @@ fn settle(disk: &Disk, path: &Path, identity: &Identity) -> Result<Current, Erro
     disk.remove_file(&path.join("identity.new"))?;
     disk.remove_file(&path.join("amnesia.new"))?;
     disk.remove_file(&path.join("begun.new"))?;
+    disk.remove_file(&path.join("doubt.new"))?;
     if amnesia::read(path, identity.node)? == Tombstone::Outlived {
         amnesia::remove(disk, path)?;
     }

@@ -326,6 +326,28 @@ fn a_tombstone_holds_across_restarts_and_damage() {
 }
 
 #[test]
+fn a_doubt_holds_until_another_state_or_another_owner_takes_its_place() {
+    let (_room, path) = room();
+    let directory = open(&path).expect("created");
+    let damaged = |what: &str| Error::Damaged(what.to_owned());
+    directory.doubt(&Error::engine("read", io::Error::other("slow"))).expect("no damage");
+    assert_eq!(directory.doubted(), Ok(None));
+    directory.doubt(&damaged("a block\nfails its check")).expect("written");
+    directory.doubt(&damaged("another")).expect("written");
+    drop(directory);
+    let mut directory = reopen(&path).expect("opened");
+    assert_eq!(directory.doubted(), Ok(Some("a block fails its check".to_owned())));
+    assert!(directory.condemned() == Ok(None) && directory.state().is_ok(), "it may serve");
+
+    drop(directory.adopt(receive(&directory, "another state")).expect("adopted"));
+    assert_eq!(directory.doubted(), Ok(None));
+
+    directory.doubt(&damaged("again")).expect("written");
+    directory.reset_identity(identity(8)).expect("reset");
+    assert_eq!(directory.doubted(), Ok(None));
+}
+
+#[test]
 fn a_full_disk_does_not_keep_the_tombstone_from_being_written() {
     let (_room, path) = room();
     drop(open(&path).expect("created"));
@@ -389,7 +411,7 @@ fn leftovers_of_interrupted_work_are_removed_at_open() {
         fs::create_dir(path.join(left)).expect("made");
         fs::write(path.join(left).join("000001.sst"), "half").expect("written");
     }
-    for left in ["state/CURRENT.new", "identity.new", "amnesia.new"] {
+    for left in ["state/CURRENT.new", "identity.new", "amnesia.new", "doubt.new"] {
         fs::write(path.join(left), "half").expect("written");
     }
     drop(reopen(&path).expect("opened"));
@@ -434,8 +456,9 @@ fn the_examples_in_the_documentation_are_right() {
     // What follows two spaces is an explanation.
     let line = |line: &str| line.split("  ").next().expect("a line").to_owned() + "\n";
     let examples: Vec<String> = examples.map(|one| one.lines().map(line).collect()).collect();
-    assert_eq!(examples.len(), 4);
-    for (title, example) in ["directory", "state", "begun", "amnesia"].iter().zip(&examples) {
+    let titles = ["directory", "state", "begun", "amnesia", "doubt"];
+    assert_eq!(examples.len(), titles.len());
+    for (title, example) in titles.iter().zip(&examples) {
         let sealed = seal::unseal(title, example.as_bytes());
         let body = example.rsplit_once("checksum").expect("a checksum").0;
         assert!(sealed.is_ok(), "{title}: {:08x}", crc32c::crc32c(body.as_bytes()));

@@ -157,6 +157,8 @@ pub struct Faults {
     pub copy: Option<PathBuf>,
     /// Members whose processes ended without having been told to.
     pub fallen: Vec<String>,
+    /// Serves with a copy that was damaged: of what nobody has met yet it may fall at any time.
+    hurt: Option<Member>,
     /// What an operator tried and was not given.
     pub failed: Vec<String>,
     /// How often each was begun.
@@ -178,6 +180,7 @@ impl Faults {
             saved: 0,
             copy: None,
             fallen: Vec::new(),
+            hurt: None,
             failed: Vec::new(),
             counts: BTreeMap::new(),
             fell: 0,
@@ -268,7 +271,9 @@ impl Faults {
                 // It is started again when its disk is well.
                 continue;
             }
-            self.fallen.push(format!("m{member} ended: {how}"));
+            if self.hurt != Some(member) {
+                self.fallen.push(format!("m{member} ended: {how}"));
+            }
             self.start(cluster, member);
         }
     }
@@ -470,7 +475,10 @@ impl Faults {
                     return;
                 }
                 let leader = kind == Kind::DamageAndKillLeader;
-                touched = self.damage(cluster, one, leader, &ground.doors).await;
+                touched = match self.hurt.filter(|hurt| *hurt != one) {
+                    Some(hurt) => self.make_whole(cluster, hurt, &ground.doors).await,
+                    None => self.damage(cluster, one, leader, &ground.doors).await,
+                };
                 lasts = Duration::ZERO;
                 Undo::Nothing
             }

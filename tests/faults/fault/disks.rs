@@ -76,7 +76,8 @@ fn strike(directory: &Path, random: &mut StdRng) -> Result<String, String> {
 
 impl Faults {
     /// One is killed, its files are damaged, and it is started: it must know, or need nothing of what is
-    /// gone, and be back in time, by itself or replaced.
+    /// gone, and be back in time, by itself or replaced. What it meets of the damage while it serves ends
+    /// it, and it comes back by itself.
     pub(super) async fn damage(
         &mut self,
         cluster: &mut Cluster,
@@ -129,16 +130,48 @@ impl Faults {
         let now = self.recorder.now();
         let came = if fell { "refused" } else { "serves" };
         self.note(&format!("damage: {what}: {came}"), vec![one], from, now);
+        self.hurt = Some(one);
         if !fell {
             return vec![one];
         }
         self.fell += 1;
         self.count(if and_the_leader { "damage-refused-leader-lost" } else { "damage-refused" });
+        if directory.join("doubt").exists() && self.comes_back(cluster, one).await {
+            return vec![one];
+        }
+        self.make_whole(cluster, one, doors).await
+    }
+
+    /// Whether one that met damage takes its place again by itself.
+    async fn comes_back(&mut self, cluster: &mut Cluster, one: Member) -> bool {
+        self.start(cluster, one);
+        let until = Instant::now() + PATIENCE;
+        while cluster.serves(one).await.is_err() {
+            let fell = cluster.fallen().iter().any(|(member, _)| *member == one);
+            if fell || Instant::now() > until {
+                self.failed.push(format!("m{one} met damage, and does not come back"));
+                return false;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        self.count("damage-came-back");
+        true
+    }
+
+    /// An operator puts a new one in the place of one whose copy is damaged.
+    pub(super) async fn make_whole(
+        &mut self,
+        cluster: &mut Cluster,
+        one: Member,
+        doors: &Doors,
+    ) -> Vec<Member> {
         cluster.kill(one).await;
         let until = Instant::now() + PATIENCE;
         loop {
             let touched = self.replace(cluster, one, doors).await;
-            if cluster.host(one).gone || Instant::now() > until {
+            let gone = cluster.host(one).gone;
+            if gone || Instant::now() > until {
+                self.hurt = self.hurt.filter(|hurt| *hurt != one || !gone);
                 return touched;
             }
             sleep(Duration::from_secs(1)).await;
