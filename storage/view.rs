@@ -87,7 +87,7 @@ impl View {
 
     /// How many keys there are in `range`.
     pub fn count(&self, range: &KeyRange) -> Result<u64, Error> {
-        self.count_at(range, At::Newest)
+        self.count_at(self.read(), range, At::Newest)
     }
 
     /// The keys of `request` in pieces of bounded size.
@@ -164,9 +164,9 @@ impl View {
         Moment { revision: self.revision(), compacted: self.compacted() }
     }
 
-    fn count_at(&self, range: &KeyRange, at: At) -> Result<u64, Error> {
+    fn count_at(&self, read: &dyn Read, range: &KeyRange, at: At) -> Result<u64, Error> {
         let mut count = 0;
-        scan(self.read(), range, at, |_, _, _| {
+        scan(read, range, at, |_, _, _| {
             count += 1;
             ControlFlow::Continue(())
         })?;

@@ -31,6 +31,8 @@ pub struct Pages {
     taken: usize,
     count: u64,
     more: bool,
+    /// Whether what a limit keeps back is counted.
+    counts: bool,
     /// Bytes that were read.
     passed: usize,
 }
@@ -41,7 +43,14 @@ struct Passing<'v>(&'v dyn Read);
 impl Pages {
     pub(super) fn new(view: View, request: Range) -> Pages {
         let rest = (!request.count_only).then(|| request.range.clone());
-        Pages { view, request, rest, taken: 0, count: 0, more: false, passed: 0 }
+        Pages { view, request, rest, taken: 0, count: 0, more: false, counts: true, passed: 0 }
+    }
+
+    /// What the limit keeps back is not counted: to count is to read it.
+    #[must_use]
+    pub fn without_total(mut self) -> Pages {
+        self.counts = false;
+        self
     }
 
     /// The next keys, about `bytes_max` of them but at least one; `None` when all are out.
@@ -78,8 +87,9 @@ impl Pages {
         self.rest = if kvs.len() < room {
             rest
         } else {
-            // Nothing more is handed out. What remains is counted, for the total.
-            self.count += rest.map_or(Ok(0), |rest| self.view.count_at(&rest, at))?;
+            // Nothing more is handed out. What remains is counted, for the total, and passes the cache by.
+            let rest = rest.filter(|_| self.counts);
+            self.count += rest.map_or(Ok(0), |rest| self.view.count_at(&passing, &rest, at))?;
             None
         };
         self.taken += kvs.len();
@@ -89,8 +99,9 @@ impl Pages {
         Ok((!kvs.is_empty()).then_some(kvs))
     }
 
-    /// How many keys the range has, and whether more are there than the limit let through. To be asked
-    /// after the last page: it is what an answer in one piece would have said.
+    /// How many keys the range has ([without](Self::without_total) a total: were handed out), and whether
+    /// more are there than the limit let through. To be asked after the last page: it is what an answer in one
+    /// piece would have said.
     pub fn totals(&self) -> Result<(u64, bool), Error> {
         if self.request.count_only {
             let answer = self.view.range(&self.request)?;

@@ -227,7 +227,7 @@ impl Road {
             asked.all(&view)
         } else {
             // A compaction may have overtaken it since its moment was looked at.
-            let some = asked.some(&view, limit);
+            let some = asked.some(&view, limit, token.as_ref().and_then(|token| token.left));
             some.map_err(|it| if it.is(Reason::Expired) { forgotten(token) } else { it })?
         };
         Ok(Reply::list(listing))
@@ -270,7 +270,7 @@ fn from(prefix: &str, start: &str) -> KeyRange {
 fn forgotten(token: Option<Token>) -> Status {
     match token {
         Some(token) => {
-            let token = Token { revision: None, ..token };
+            let token = Token { revision: None, left: None, ..token };
             Status::new(Reason::Expired, TOO_OLD_TO_GO_ON).with_continue(token.write())
         }
         None => Status::expired("The resourceVersion for the provided list is too old."),
@@ -301,8 +301,8 @@ impl Asked<'_> {
         }
     }
 
-    /// At most `limit` objects, and how the list goes on.
-    fn some(self, view: &View, limit: u64) -> Result<Listing, Status> {
+    /// At most `limit` objects, and how the list goes on. `left`: how many there are, if that is known.
+    fn some(self, view: &View, limit: u64, left: Option<u64>) -> Result<Listing, Status> {
         let everything = self.selection.is_everything();
         let range = Range {
             revision: self.at,
@@ -311,6 +311,9 @@ impl Asked<'_> {
             ..Range::new(self.range.clone())
         };
         let mut pages = view.pages(range);
+        if left.is_some() {
+            pages = pages.without_total();
+        }
         let mut items: Vec<Shown> = Vec::new();
         let mut bytes = 0;
         let mut read = 0;
@@ -335,13 +338,15 @@ impl Asked<'_> {
             let (count, more) = pages.totals().map_err(objects::stored)?;
             if more {
                 stopped = items.last().map(|item| item.stored().key().clone());
-                remaining = Some(count.saturating_sub(read));
+                // Who changes a token is told what is in it, and never that nothing is left of more.
+                remaining =
+                    left.unwrap_or(count).checked_sub(read).filter(|remaining| *remaining > 0);
             }
         }
         let go_on = stopped.map(|key| {
             let rest = key.strip_prefix(self.prefix.as_bytes()).unwrap_or(&key);
             let start = format!("{}\0", String::from_utf8_lossy(rest));
-            Token { revision: Some(self.revision), start }.write()
+            Token { revision: Some(self.revision), start, left: remaining }.write()
         });
         Ok(Listing {
             kind: self.kind.clone(),

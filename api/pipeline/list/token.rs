@@ -3,6 +3,8 @@
 //! ```text
 //! base64url without padding of {"v":"meta.k8s.io/v1","rv":<revision>,"start":"<rest of the key>\0"}
 //! ```
+//! and, where it is known, `"left":<how many objects there are from there on>`: to count them at each page
+//! would be to read all of the rest each time.
 //! Revision -1 goes on with the newest state, after the one that the list began with is forgotten.
 
 use base64::Engine as _;
@@ -20,6 +22,8 @@ pub(super) struct Token {
     pub revision: Option<Revision>,
     /// The first key that may come, behind what all keys of the list begin with.
     pub start: String,
+    /// How many objects there are from there on at that revision, if nothing is passed over.
+    pub left: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -27,12 +31,14 @@ struct Wire {
     v: String,
     rv: i64,
     start: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    left: Option<u64>,
 }
 
 impl Token {
     pub(super) fn write(&self) -> String {
         let rv = self.revision.map_or(-1, |revision| i64::try_from(revision.0).unwrap_or(-1));
-        let wire = Wire { v: VERSION.into(), rv, start: self.start.clone() };
+        let wire = Wire { v: VERSION.into(), rv, start: self.start.clone(), left: self.left };
         let json = serde_json::to_vec(&wire).expect("a token can be written as JSON");
         URL_SAFE_NO_PAD.encode(json)
     }
@@ -62,7 +68,7 @@ impl Token {
         if !is_clean(&wire.start) {
             return Err(refused(&wire.start));
         }
-        Ok(Token { revision, start: wire.start })
+        Ok(Token { revision, start: wire.start, left: wire.left })
     }
 }
 
@@ -79,18 +85,20 @@ mod tests {
 
     #[test]
     fn a_token_has_the_form_that_upstream_gives_it() {
-        let token = Token { revision: Some(Revision(7)), start: "ns/a\0".into() };
+        let token = Token { revision: Some(Revision(7)), start: "ns/a\0".into(), left: None };
         let json = URL_SAFE_NO_PAD.decode(token.write()).unwrap();
         assert_eq!(json, br#"{"v":"meta.k8s.io/v1","rv":7,"start":"ns/a\u0000"}"#);
         assert_eq!(Token::read(&token.write()).unwrap(), token);
-        let newest = Token { revision: None, ..token };
+        let newest = Token { revision: None, ..token.clone() };
         assert_eq!(Token::read(&newest.write()).unwrap(), newest);
+        let counted = Token { left: Some(3), ..token };
+        assert_eq!(Token::read(&counted.write()).unwrap(), counted);
     }
 
     #[test]
     fn a_token_that_leads_out_of_the_list_is_refused() {
         for start in ["../b", "a/../../b", "", "a//b", "./a"] {
-            let token = Token { revision: None, start: start.into() };
+            let token = Token { revision: None, start: start.into(), left: None };
             assert_eq!(Token::read(&token.write()).unwrap_err().code(), 400, "{start}");
         }
         assert!(Token::read("%%%").is_err());

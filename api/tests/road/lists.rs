@@ -47,6 +47,27 @@ async fn pages_show_one_moment_and_count_what_is_left() {
 }
 
 #[tokio::test]
+async fn each_page_says_how_many_are_left_at_its_moment() {
+    let api = Api::start().await;
+    filled(&api, 7).await;
+    let total = names(&api.get(CONFIG_MAPS).await.json()).len();
+    let mut path = format!("{CONFIG_MAPS}?limit=2");
+    let mut seen = 0;
+    loop {
+        let page = api.get(&path).await.json();
+        seen += names(&page).len();
+        let left = total - seen;
+        let said = page["metadata"]["remainingItemCount"].as_u64();
+        assert_eq!(said, (left > 0).then_some(left as u64));
+        let Some(token) = page["metadata"]["continue"].as_str() else { break };
+        path = format!("{CONFIG_MAPS}?limit=2&continue={token}");
+        // What comes later is not of this moment.
+        api.create(CONFIG_MAPS, &config_map(&format!("c06-{seen}"), "late")).await;
+    }
+    assert_eq!(seen, total);
+}
+
+#[tokio::test]
 async fn a_token_whose_moment_is_forgotten_offers_to_go_on_with_the_newest() {
     let api = Api::start().await;
     filled(&api, 4).await;
