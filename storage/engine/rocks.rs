@@ -66,7 +66,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             write_buffer_bytes: 32 * MIB,
-            block_cache_bytes: 48 * MIB,
+            block_cache_bytes: 32 * MIB,
             background_threads: 2,
             open_files_max: 256,
         }

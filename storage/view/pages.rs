@@ -16,8 +16,8 @@ use crate::error::Error;
 use crate::record::KeyValue;
 use crate::request::{KeyRange, Range};
 
-/// How much of a range is worth a place in a cache: two thirds of what the engine's holds.
-const KEPT_BYTES_MAX: usize = 32 << 20;
+/// How much of a range is worth a place in a cache: half of what the engine's holds.
+const KEPT_BYTES_MAX: usize = 16 << 20;
 
 /// The pages of one range. It holds its view, and with it an engine snapshot: drop it when done.
 ///
