@@ -166,4 +166,27 @@ mod tests {
         assert!(page.contains("| a | yes | sim | nothing happens twice | 2 | 3 s |"), "{page}");
         assert!(page.contains("| kill | 8 | 0 |") && !page.contains("**no**"), "{page}");
     }
+
+    #[test]
+    fn a_fault_is_charged_with_what_was_violated_in_its_own_runs() {
+        let run = |kind: &str, count, violations| Line::Faults {
+            target: "kontiki".into(),
+            commit: "abc".into(),
+            seed: 1,
+            members: 3,
+            seconds: 60,
+            faults: count,
+            operations: 1000,
+            unknown: 5,
+            events: 700,
+            violations,
+            kinds: BTreeMap::from([(kind.to_owned(), count)]),
+            fell: 0,
+        };
+        let cuts = [run("power-cut", 9, 0), run("power-cut-all", 5, 2), run("power-cut", 7, 0)];
+        let page = page(&[&cuts[..], &[run("damage", 3, 0)]].concat());
+        let said = "21 under real processes, 2 violations in these runs, none in the last 7";
+        assert!(page.contains(said), "{page}");
+        assert!(page.contains("3 under real processes, 0 violations"), "{page}");
+    }
 }
