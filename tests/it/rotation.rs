@@ -41,7 +41,9 @@ fn writing(
         while !stop.load(Ordering::Relaxed) {
             let number = count.load(Ordering::Relaxed);
             let put = client.put("rotation", number.to_string(), None).await;
-            put.map_err(|error| format!("after {number} writes: {error}"))?;
+            // Said at once: who waits for more writes would not ask for it.
+            put.map_err(|error| format!("after {number} writes: {error}"))
+                .inspect_err(|why| eprintln!("the writer ends {why}"))?;
             count.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
