@@ -183,7 +183,8 @@ fn befell(lines: &[Line], wanted: &str, names: &[&str]) -> String {
         (0, _) => "none tried".to_owned(),
         (_, 0) => format!("{all} under real processes, 0 violations"),
         _ => format!(
-            "{all} under real processes, {broken} violations in these runs, none in the last {since}"
+            "{all} under real processes, {broken} violations in these runs, none in the \
+             last {since}"
         ),
     }
 }
