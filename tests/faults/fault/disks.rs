@@ -136,7 +136,10 @@ impl Faults {
         }
         self.fell += 1;
         self.count(if and_the_leader { "damage-refused-leader-lost" } else { "damage-refused" });
-        if directory.join("doubt").exists() && self.comes_back(cluster, one).await {
+        let doubt = directory.join("doubt");
+        if doubt.exists() && self.comes_back(cluster, one).await {
+            // Under a new id it has nothing of the damaged copy, and no reason to fall.
+            self.hurt = self.hurt.filter(|_| doubt.exists());
             return vec![one];
         }
         self.make_whole(cluster, one, doors).await
