@@ -214,9 +214,16 @@ pub(crate) fn answer(replica: Arc<Inner>, request: Forward) -> BoxFuture<'static
             return Forwarded::NotLeader { leader: replica.leader() };
         }
         match request {
-            Forward::Propose(payload) => batcher::propose_forwarded(replica, payload).await,
+            Forward::Propose(payload) => {
+                let answer = batcher::propose_forwarded(replica, payload).await;
+                replica.awaited.note();
+                answer
+            }
             Forward::ReadIndex => match read::read_index(replica).await {
-                Ok(index) => Forwarded::ReadIndex(index.0),
+                Ok(index) => {
+                    replica.awaited.note();
+                    Forwarded::ReadIndex(index.0)
+                }
                 Err(_) => Forwarded::NotLeader { leader: replica.leader() },
             },
             Forward::LeaseKeepAlive(id) => {

@@ -4,9 +4,11 @@
 //! change the membership. Whoever holds one never needs to know who leads.
 //! [`recovery`] is for directories on which no member runs.
 //! Below it openraft decides, [`log`] keeps entries durably, `state_machine` hands them to the store, and
-//! [`network`] carries messages between masters, [`trust`] says what TLS believes where that is not the
-//! web's rule, [`driver`] how a connection is driven. openraft's names stay inside this crate.
+//! [`network`] carries messages between masters, `carry` leaves out those that the next one says as well;
+//! [`trust`] says what TLS believes where that is not the web's rule, [`cryptography`] what it is made of,
+//! [`driver`] how a connection is driven. openraft's names stay inside this crate.
 
+pub mod cryptography;
 pub mod driver;
 pub mod error;
 pub mod lifecycle;
@@ -20,6 +22,7 @@ pub mod trust;
 pub mod types;
 
 mod batcher;
+mod carry;
 mod duties;
 mod encoding;
 mod inbound;

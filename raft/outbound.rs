@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::carry::{Awaited, carried};
 use crate::network::{
     AppendRequest, AppendResponse, AppendResult, Link, LinkError, SnapshotResponse, Transport,
     VoteRequest, VoteResponse, convert,
@@ -44,6 +45,8 @@ pub(crate) struct Outbound {
     pub patience: Duration,
     /// Breaks off what is under way when this member stops, which waits for it.
     pub stop: CancellationToken,
+    /// What is not to be held back.
+    pub awaited: Awaited,
     pub tasks: TaskTracker,
 }
 
@@ -58,6 +61,7 @@ impl RaftNetworkFactory<TypeConfig> for Outbound {
             on_removed: self.on_removed.clone(),
             patience: self.patience,
             stop: self.stop.clone(),
+            awaited: self.awaited.clone(),
             _present: self.tasks.token(),
         }
     }
@@ -78,6 +82,7 @@ pub(crate) struct Way {
     on_removed: OnRemoved,
     patience: Duration,
     stop: CancellationToken,
+    awaited: Awaited,
     /// Stopping waits until openraft's tasks have let go of it.
     _present: TaskTrackerToken,
 }
@@ -146,7 +151,7 @@ impl RaftNetworkV2<TypeConfig> for Way {
             let Some(first) = first else {
                 return Ok(stream::empty().boxed());
             };
-            let requests = stream::iter([first]).chain(input).boxed();
+            let requests = carried(stream::iter([first]).chain(input), &self.awaited).boxed();
             let answers = self.call(self.link.append_stream(requests, deadline)).await?;
             Ok(answers.map(move |answer| answer.map_err(|e| rpc_error(e, &on_removed))).boxed())
         })

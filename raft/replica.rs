@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::batcher::{Decoded, Proposer, RaftFatal};
+use crate::carry::Awaited;
 use crate::duties::{self, lease_keeper::Leases};
 use crate::error::Error;
 use crate::inbound::Door;
@@ -90,6 +91,8 @@ pub(crate) struct Inner {
     pub cluster: ClusterId,
     pub config: Config,
     pub stop: CancellationToken,
+    /// What followers wait for, while this member leads.
+    pub awaited: Awaited,
     pub progress: Arc<Progress>,
     pub decoded: Arc<Decoded>,
     pub snapshots: Arc<Snapshots>,

@@ -187,6 +187,17 @@ async fn a_request_says_where_it_is_from_and_what_its_sender_has_proved() {
     port.close().await;
 }
 
+/// Of Rust's clients, which want AES with 256-bit keys where nobody says otherwise.
+#[tokio::test]
+async fn a_port_chooses_the_cipher_and_takes_the_cheaper_of_two_good_ones() {
+    let ca = authority();
+    let port = Port::open(&config(&ca, Clients::MayProve), Limits::default()).await;
+    let stream = port.connect(&client(&ca, None, &[])).await.unwrap();
+    let suite = stream.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(suite, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    port.close().await;
+}
+
 #[tokio::test]
 async fn where_clients_must_prove_themselves_nobody_else_gets_an_answer() {
     let ca = authority();

@@ -7,12 +7,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use kontiki_raft::cryptography::{as_port, provider};
 use kontiki_raft::trust::{Proof, until_disowned};
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::watch;
 
@@ -110,8 +110,7 @@ impl fmt::Debug for TlsSource {
 
 impl Material {
     fn new(config: &TlsConfig) -> Result<Material, TlsError> {
-        // Named, never taken from the process: another crate must not be able to choose for us.
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = provider();
         let mut roots = RootCertStore::empty();
         for certificate in certificates("client CA", &config.client_ca_pem)? {
             roots.add(certificate).map_err(|error| TlsError::new("client CA", error))?;
@@ -132,9 +131,7 @@ impl Material {
             .with_client_cert_verifier(clients.clone())
             .with_single_cert(chain, key)
             .map_err(|error| TlsError::new("certificate and key", error))?;
-        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        server.session_storage = Arc::new(NoServerSessionStorage {});
-        server.send_tls13_tickets = 0;
+        as_port(&mut server, &[b"h2", b"http/1.1"]);
         Ok(Material { server: Arc::new(server), clients })
     }
 }

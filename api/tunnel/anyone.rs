@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
+use kontiki_raft::cryptography::provider;
 use kontiki_raft::trust::Verifier;
 use rustls::ClientConfig;
-use rustls::crypto::aws_lc_rs;
 
 /// What a client is to use.
 #[must_use]
 pub fn config() -> Arc<ClientConfig> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = provider();
     let anyone = Verifier::new(&provider, |_| Ok(()));
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::batcher;
+use crate::carry::Awaited;
 use crate::duties::{self, disk_watch, flusher, leader_watch, lease_keeper::Leases};
 use crate::encoding::Mark;
 use crate::error::Error;
@@ -91,11 +92,13 @@ pub(crate) async fn start(parts: Parts, config: Config) -> Result<Arc<Inner>, Er
         Error::Stopped(format!("what was agreed on cannot be applied again: {error}"))
     })?;
 
+    let awaited = Awaited::new();
     let (proposer, batcher) = batcher::new(config.waiting_max);
     let inner = Arc::new(Inner {
         id,
         cluster,
         stop: stop.clone(),
+        awaited: awaited.clone(),
         progress,
         decoded,
         snapshots: snapshots.clone(),
@@ -130,6 +133,7 @@ pub(crate) async fn start(parts: Parts, config: Config) -> Result<Arc<Inner>, Er
         }),
         patience: Duration::from_millis(inner.config.election_timeout_ms.0),
         stop,
+        awaited,
         tasks,
     };
     let raft = Raft::build(id, settings, outbound, log_store, machine)

@@ -2,7 +2,7 @@
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Subcommand, ValueEnum};
-use rustls::crypto::aws_lc_rs;
+use kontiki_raft::cryptography::provider;
 
 use super::config::{Asked, MASTERS, NODES, Options};
 use crate::failure::Failure;
@@ -152,7 +152,7 @@ fn log(options: &Options) -> Result<(), Failure> {
 fn run(role: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     // The first random bytes take tens of milliseconds, in which the library gathers noise from the processor.
     // Whoever needs some waits for no more than what is left of that.
-    let noise = std::thread::spawn(|| aws_lc_rs::default_provider().secure_random.fill(&mut [0]));
+    let noise = std::thread::spawn(|| provider().secure_random.fill(&mut [0]));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("kontiki").build()?;
     let ended = runtime.block_on(async {

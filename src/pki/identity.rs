@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use kontiki_raft::cryptography::provider;
 use parking_lot::RwLock;
 use rustls::client::ResolvesClientCert;
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::sign::CertifiedKey;
@@ -49,7 +49,7 @@ fn certified(me: &Credentials) -> Result<Arc<CertifiedKey>, Error> {
     let key = PrivateKeyDer::from_pem_slice(me.key.as_bytes());
     let key = key.map_err(|error| unusable(error.to_string()))?;
     let chain = pin::certificates(&me.certificate)?;
-    let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider());
+    let certified = CertifiedKey::from_der(chain, key, &provider());
     Ok(Arc::new(certified.map_err(|error| unusable(error.to_string()))?))
 }
 

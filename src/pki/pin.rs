@@ -8,11 +8,11 @@
 use std::sync::Arc;
 
 use kontiki_api::cluster::token::fingerprint;
+use kontiki_raft::cryptography::provider;
 use kontiki_raft::trust::{Shown, Verifier};
 use parking_lot::RwLock;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
@@ -32,7 +32,7 @@ pub enum Trust {
 
 /// What a client proves itself with and whom it believes.
 pub fn client_config(trust: Trust, me: Option<&Credentials>) -> Result<Arc<ClientConfig>, Error> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = provider();
     let unusable = |error: rustls::Error| Error::Unusable(format!("TLS: {error}"));
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -102,8 +102,7 @@ impl LiveTrust {
     }
 
     fn verifier(bundle: &str) -> Result<Arc<WebPkiServerVerifier>, Error> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots(bundle)?), provider)
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots(bundle)?), provider())
             .build()
             .map_err(|error| Error::Unusable(format!("TLS: {error}")))
     }

@@ -15,14 +15,14 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
 use tokio::sync::watch;
 
+use crate::cryptography::{as_port, provider};
 use crate::network::grpc::Identity;
 use crate::trust::{Proof, Verifier, until_disowned};
 use crate::types::{ClusterId, NodeId};
@@ -130,8 +130,7 @@ impl fmt::Debug for Tls {
 
 impl Material {
     fn new(config: &TlsConfig) -> Result<Material, TlsError> {
-        // Named, never taken from the process: another crate must not be able to choose for us.
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = provider();
         let roots = Arc::new(roots(&config.ca_pem)?);
         let chain = certificates("certificate", &config.certificate_pem)?;
         let key = PrivateKeyDer::from_pem_slice(&config.key_pem)
@@ -160,9 +159,7 @@ impl Material {
             .with_client_cert_verifier(of_clients.clone())
             .with_single_cert(chain, key)
             .map_err(|error| TlsError::new("certificate and key", error))?;
-        server.alpn_protocols = vec![ALPN.to_vec()];
-        server.session_storage = Arc::new(NoServerSessionStorage {});
-        server.send_tls13_tickets = 0;
+        as_port(&mut server, &[ALPN]);
 
         Ok(Material { client: Arc::new(client), server: Arc::new(server), of_servers, of_clients })
     }
