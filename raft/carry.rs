@@ -187,8 +187,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_at_a_follower_is_kept_waiting_whether_they_come_before_or_meanwhile()
-     {
+    async fn nobody_at_a_follower_is_kept_waiting_whether_they_come_before_or_meanwhile() {
         for early in [true, false] {
             let (asks, asked) = mpsc::unbounded();
             let awaited = Awaited::new();

@@ -243,9 +243,11 @@ impl Replica {
         membership::members(&self.0)
     }
 
+    /// What this member is and how far it is. It begins with what holds now; role, leader and term are
+    /// told at once when they change, positions a moment later (50 ms at most).
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
-        self.0.status.subscribe()
+        self.0.status()
     }
 
     /// Waits until the status satisfies `what`. `None` when that takes longer than `limit`.
@@ -303,6 +305,7 @@ impl Inner {
     }
 
     pub(crate) fn status(&self) -> watch::Receiver<Status> {
+        self.look();
         self.status.subscribe()
     }
 

@@ -111,6 +111,7 @@ impl Front {
         &self.0.metrics
     }
 
+    /// Role and leader are those of now; for how far this member is, ask [`Replica::status`].
     pub(crate) fn status(&self) -> watch::Ref<'_, ReplicaStatus> {
         self.0.status.borrow()
     }

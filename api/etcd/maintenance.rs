@@ -79,7 +79,7 @@ impl Maintenance for MaintenanceService {
         let caller = self.0.enter(&request, Service::Anyone)?;
         let view = self.0.replica().store().view();
         let (control, _) = self.0.judge(&caller, &view)?;
-        let now = self.0.status().clone();
+        let now = self.0.replica().status().borrow().clone();
         let mut errors = Vec::new();
         if now.leader.is_none() {
             errors.push("etcdserver: no leader".to_owned());

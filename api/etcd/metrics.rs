@@ -95,7 +95,7 @@ pub(crate) fn page(front: &Front) -> String {
 }
 
 fn replica(page: &mut Page, front: &Front) {
-    let now = front.status().clone();
+    let now = front.replica().status().borrow().clone();
     let leads = now.role == Role::Leader;
     let gauges = [
         ("etcd_server_has_leader", "1 if a leader is known", u64::from(now.leader.is_some())),

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kontiki_storage::revision::Index;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::metrics::RaftServerMetrics;
 
 use crate::replica::Inner;
-use crate::types::{NodeId, position, position_of};
+use crate::types::{NodeId, TypeConfig, position, position_of};
 
 /// What a member is in its cluster at the moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,36 +44,61 @@ pub struct Status {
     pub behind: BTreeMap<NodeId, u64>,
 }
 
-/// Keeps the status up to date until the replica stops.
+/// How far positions lag behind in a status that is watched. They move with every write, and each look at
+/// them wakes whoever waits for a role or a leader.
+const BEAT: Duration = Duration::from_millis(50);
+
+/// Keeps the status up to date until the replica stops: role, leader and term at once, positions a
+/// [`BEAT`] later.
 pub(crate) async fn run(replica: Arc<Inner>) {
-    let mut metrics = replica.raft().metrics();
+    let mut all = replica.raft().metrics();
+    let mut server = replica.raft().server_metrics();
     let mut members_at = None;
     loop {
-        let mut moved = false;
-        let mut now = {
-            let metrics = metrics.borrow_and_update();
-            if let Err(fatal) = &metrics.running_state {
-                replica.note_fatal(fatal);
-                return;
-            }
-            let at = *metrics.membership_config.log_id();
-            if std::mem::replace(&mut members_at, at) != at {
-                moved = true;
-            }
-            describe(&metrics)
+        let at = {
+            let server = server.borrow_and_update();
+            *server.membership_config.log_id()
         };
-        // Not under the lock of the metrics: it reads them.
-        if moved {
+        if std::mem::replace(&mut members_at, at) != at {
             replica.redirect();
         }
-        now.applied = replica.progress.applied();
-        now.durable = replica.progress.durable();
+        let fatal = all.borrow_and_update().running_state.clone();
+        if let Err(fatal) = fatal {
+            replica.note_fatal(&fatal);
+            return;
+        }
         if replica.was_removed(replica.id) {
             replica.note_removed("the agreed membership says so");
-            now.role = Role::Removed;
-            now.leader = None;
         }
-        replica.status.send_if_modified(|status| {
+        replica.look();
+        let moved = async {
+            tokio::time::sleep(BEAT).await;
+            all.changed().await
+        };
+        tokio::select! {
+            biased;
+            () = replica.stop.cancelled() => return,
+            changed = server.changed() => if changed.is_err() { return },
+            changed = moved => if changed.is_err() { return },
+        }
+    }
+}
+
+impl Inner {
+    /// Brings the status up to date.
+    pub(super) fn look(&self) {
+        let Some(raft) = self.raft.get() else { return };
+        let (all, server) = (raft.metrics(), raft.server_metrics());
+        let removed = self.was_removed(self.id);
+        self.status.send_if_modified(|status| {
+            // Under the status' lock, so that of two who look the later one has the last word.
+            let mut now = describe(&all.borrow_watched(), &server.borrow_watched());
+            now.applied = self.progress.applied();
+            now.durable = self.progress.durable();
+            if removed {
+                now.role = Role::Removed;
+                now.leader = None;
+            }
             now.ready = status.ready;
             if matches!(status.role, Role::Stopped(_)) || *status == now {
                 return false;
@@ -79,27 +106,25 @@ pub(crate) async fn run(replica: Arc<Inner>) {
             *status = now;
             true
         });
-        tokio::select! {
-            biased;
-            changed = metrics.changed() => if changed.is_err() { return },
-            () = replica.stop.cancelled() => return,
-        }
     }
 }
 
-fn describe(metrics: &openraft::RaftMetrics<crate::types::TypeConfig>) -> Status {
+fn describe(
+    metrics: &openraft::RaftMetrics<TypeConfig>,
+    server: &RaftServerMetrics<TypeConfig>,
+) -> Status {
     let last = metrics.last_log_index.map_or(Index(0), position);
     let behind = |matched: u64| last.0.saturating_sub(matched);
     Status {
-        role: match metrics.state {
+        role: match server.state {
             ServerState::Leader => Role::Leader,
             ServerState::Follower => Role::Follower,
             ServerState::Candidate => Role::Candidate,
             ServerState::Learner => Role::Learner,
             ServerState::Shutdown => Role::Stopped("it was shut down".into()),
         },
-        leader: metrics.current_leader,
-        term: metrics.current_term,
+        leader: server.current_leader,
+        term: server.vote.leader_id.term,
         last,
         committed: position_of(metrics.local_committed.as_ref()),
         applied: Index(0),
@@ -130,6 +155,6 @@ pub(crate) async fn become_ready(replica: Arc<Inner>) {
             return;
         }
         // A barrier has waited for a leader already; this only keeps failures from spinning.
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

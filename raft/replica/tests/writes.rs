@@ -58,6 +58,32 @@ async fn an_answer_says_where_and_when_it_was_made() {
     assert!(header.term > 0);
 }
 
+/// Every write woke whoever waits for a leader, or for the end of this member.
+#[tokio::test(start_paused = true)]
+async fn who_watches_a_status_is_told_of_positions_at_a_beat_and_who_asks_hears_of_every_write() {
+    let cluster = Cluster::of(1, 5, quick()).await;
+    let mut watched = cluster.replica(1).status();
+    let began = tokio::time::Instant::now();
+    let watching = tokio::spawn(async move {
+        let mut told = 0;
+        while watched.changed().await.is_ok() {
+            if watched.borrow_and_update().applied.0 > 200 {
+                break;
+            }
+            told += 1;
+        }
+        told
+    });
+    for i in 0..300 {
+        cluster.put(1, &format!("k{i}"), "v").await.unwrap();
+    }
+    let told = watching.await.unwrap();
+    let beats = began.elapsed().as_millis() / 50;
+    assert!(told <= beats + 1, "told {told} times of 200 writes in {beats} beats");
+    let replica = cluster.replica(1);
+    assert_eq!(replica.status().borrow().applied, replica.store().applied().0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn many_who_write_at_once_share_entries() {
     let cluster = Cluster::of(3, 4, quick()).await;
