@@ -258,6 +258,15 @@ impl Replica {
         Some(found)
     }
 
+    /// What was met of damage in this member's state, as long as no other has taken its place: in words, for
+    /// people. What is asked of it is answered as far as it can be read; started again, the member asks the
+    /// others for a place under a new id.
+    #[must_use]
+    pub fn damage(&self) -> Option<String> {
+        let noted = self.0.directory.doubted().unwrap_or_else(|error| Some(error.to_string()));
+        noted.or_else(|| self.0.store.damage().map(|error| error.to_string()))
+    }
+
     /// All leases there are, by id, as of now.
     pub async fn leases(&self) -> Result<Vec<Lease>, Error> {
         self.read_barrier().await?;

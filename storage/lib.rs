@@ -14,6 +14,7 @@ pub mod append;
 pub mod apply;
 pub mod codec;
 pub mod compaction;
+mod damage;
 pub mod directory;
 pub mod engine;
 pub mod error;

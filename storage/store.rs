@@ -10,6 +10,7 @@
 //!
 //! Never: waits for a reader; goes on after the engine failed; reads a clock.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use parking_lot::Mutex;
 
 use crate::apply::Applier;
 use crate::compaction::Floor;
+use crate::damage::Damage;
 use crate::engine::{Batch, Engine, Size, Span, Table};
 use crate::error::Error;
 use crate::keys;
@@ -76,6 +78,7 @@ struct Home {
     floor: Floor,
     /// The newest entry that is known to be durable, with what consensus had kept with it.
     durable: Mutex<(Index, Bytes)>,
+    damage: Damage,
 }
 
 impl Store {
@@ -134,7 +137,8 @@ impl Store {
     }
 
     fn publish(&self, state: State, home: &Arc<Home>) {
-        let view = View::new(home.engine.snapshot(), state, home.floor.clone());
+        let view =
+            View::new(home.engine.snapshot(), state, home.floor.clone(), home.damage.clone());
         let current = Current { view, home: Arc::clone(home) };
         self.0.published.0.store(Arc::new(current));
     }
@@ -293,6 +297,18 @@ impl Store {
         self.engine().size()
     }
 
+    /// Reads everything at rest, where damage is found that nobody reads; see [`Engine::scrub`] for `pace`.
+    pub fn scrub(&self, pace: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), Error> {
+        let home = Arc::clone(&self.current().home);
+        home.damage.noted(home.engine.scrub(pace))
+    }
+
+    /// The first damage that was met by a read of the present state, or by a scrub ([`Error::Damaged`]).
+    #[must_use]
+    pub fn damage(&self) -> Option<Error> {
+        self.current().home.damage.get().cloned()
+    }
+
     fn current(&self) -> Arc<Current> {
         self.0.published.0.load_full()
     }
@@ -311,10 +327,11 @@ impl Current {
             }
         };
         let durable = Mutex::new((state.applied.unwrap_or_default(), state.mark.clone()));
-        let home = Home { engine, floor, durable };
+        let home = Home { engine, floor, durable, damage: Damage::default() };
         // It was found on the disk, so it is durable.
         home.raise_floor(state.compacted);
-        let view = View::new(home.engine.snapshot(), state, home.floor.clone());
+        let view =
+            View::new(home.engine.snapshot(), state, home.floor.clone(), home.damage.clone());
         Ok(Current { view, home: Arc::new(home) })
     }
 }

@@ -21,6 +21,7 @@ use bytes::Bytes;
 
 use crate::apply::transaction;
 use crate::compaction::Floor;
+use crate::damage::Damage;
 use crate::engine::{Read, Span, Table};
 use crate::error::Error;
 use crate::keys;
@@ -46,12 +47,13 @@ struct Seen {
     read: Arc<dyn Read>,
     state: State,
     floor: Floor,
+    damage: Damage,
 }
 
 impl View {
     /// `read` must be a snapshot in which `state` is the state of the store.
-    pub(crate) fn new(read: Arc<dyn Read>, state: State, floor: Floor) -> View {
-        View(Arc::new(Seen { read, state, floor }))
+    pub(crate) fn new(read: Arc<dyn Read>, state: State, floor: Floor, damage: Damage) -> View {
+        View(Arc::new(Seen { read, state, floor, damage }))
     }
 
     #[must_use]
@@ -74,15 +76,15 @@ impl View {
 
     pub fn range(&self, request: &Range) -> Result<RangeAnswer, Error> {
         request.check()?;
-        let answer = range(self.read(), self.moment(), request);
+        let answer = self.noted(range(self.read(), self.moment(), request));
         self.still_there(self.moment().at(request.revision)?)?;
         answer
     }
 
     /// The newest version of a key.
     pub fn get(&self, key: &Bytes) -> Result<Option<KeyValue>, Error> {
-        let row = self.read().get(Table::Live, key)?;
-        row.map(|row| row::read_live_shared(key.clone(), &row)).transpose()
+        let row = self.noted(self.read().get(Table::Live, key))?;
+        self.noted(row.map(|row| row::read_live_shared(key.clone(), &row)).transpose())
     }
 
     /// How many keys there are in `range`.
@@ -102,7 +104,7 @@ impl View {
     /// If it could change something: that belongs in the log.
     pub fn transaction(&self, transaction: &Transaction) -> Result<TransactionAnswer, Error> {
         transaction.check()?;
-        transaction::read_only(self, transaction)
+        self.noted(transaction::read_only(self, transaction))
     }
 
     /// What changed in `range` from `from` to `to`, both included, in order and in whole revisions, and
@@ -116,6 +118,7 @@ impl View {
         budget_bytes: usize,
     ) -> Result<(Vec<Commit>, Revision), Error> {
         let events = events::events(self.read(), self.moment(), range, from, to, budget_bytes);
+        let events = self.noted(events);
         self.still_there(At::Revision(from))?;
         events
     }
@@ -126,7 +129,7 @@ impl View {
         let Moment { revision: newest, compacted } = self.moment();
         let revision = if revision == Revision::ZERO { newest } else { revision };
         self.moment().at(revision)?;
-        let hash = hash::hash(self.read(), compacted, revision);
+        let hash = self.noted(hash::hash(self.read(), compacted, revision));
         self.still_there(At::Revision(compacted))?;
         hash
     }
@@ -166,12 +169,17 @@ impl View {
 
     fn count_at(&self, read: &dyn Read, range: &KeyRange, at: At) -> Result<u64, Error> {
         let mut count = 0;
-        scan(read, range, at, |_, _, _| {
+        self.noted(scan(read, range, at, |_, _, _| {
             count += 1;
             ControlFlow::Continue(())
-        })?;
+        }))?;
         self.still_there(at)?;
         Ok(count)
+    }
+
+    /// `result`, noted if it is damage.
+    fn noted<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        self.0.damage.noted(result)
     }
 
     /// Whether what was just read can have been complete. The floor rises before the first row goes, so

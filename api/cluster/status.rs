@@ -5,7 +5,7 @@
 
 use kontiki_raft::NodeId;
 use kontiki_raft::log::{Histogram, SYNC_SECONDS_BOUNDS};
-use kontiki_raft::replica::{self, Role};
+use kontiki_raft::replica::{self, Replica, Role};
 
 use super::wire::{Member, Size, Status, id_of};
 use super::{Front, Records};
@@ -36,11 +36,22 @@ pub(super) fn of(front: &Front) -> Status {
         uptime_s: front.started.elapsed().as_secs(),
         members: members_in(front, &now),
         certificates: front.pki.certificates(),
-        alarms: replica.room().err().map(|error| error.to_string()).into_iter().collect(),
+        alarms: alarms(replica),
         sync_p99_ms: percentile_ms(&replica.log_syncs(), 0.99),
         archives: front.archives.shown(),
         settings: Records::settings_in(store).ok().flatten(),
     }
+}
+
+fn alarms(replica: &Replica) -> Vec<String> {
+    let damaged = replica.damage().map(|reason| {
+        let remedy = match replica.members().iter().filter(|member| member.voter).count() {
+            0 | 1 => "restore a snapshot (kontiki snapshot restore)",
+            _ => "start it again while the others are up, and it comes back with a whole copy",
+        };
+        format!("its copy of the data is damaged ({reason}): {remedy}")
+    });
+    replica.room().err().map(|error| error.to_string()).into_iter().chain(damaged).collect()
 }
 
 pub(super) fn members(front: &Front) -> Vec<Member> {

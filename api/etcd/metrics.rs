@@ -120,6 +120,7 @@ fn store(page: &mut Page, front: &Front) {
     let store = front.replica().store();
     let (size, watch) = (store.size(), store.hub().stats());
     let quota = front.config().quota_bytes.unwrap_or(0);
+    let damaged = u64::from(front.replica().damage().is_some());
     let gauges = [
         ("etcd_mvcc_db_total_size_in_bytes", "bytes of the store", size.disk + size.memory),
         ("etcd_mvcc_db_total_size_in_use_in_bytes", "the same", size.disk + size.memory),
@@ -129,6 +130,7 @@ fn store(page: &mut Page, front: &Front) {
         ("etcd_debugging_mvcc_watcher_total", "watchers", watch.watchers as u64),
         ("etcd_debugging_mvcc_slow_watcher_total", "watchers behind", watch.lagging as u64),
         ("kontiki_watch_ring_bytes", "memory for recent events", watch.ring_bytes as u64),
+        ("kontiki_store_damaged", "1 if damage was met in this member's copy", damaged),
         ("kontiki_store_unsynced_bytes", "bytes not yet durable here", size.unsynced),
     ];
     for (name, help, value) in gauges {

@@ -1,5 +1,5 @@
-//! What a member does on its own account: [`flusher`], [`disk_watch`] and [`leader_watch`] on every member;
-//! [`lease_keeper`], [`compactor`] and finishing a change of membership on the leader only.
+//! What a member does on its own account: [`flusher`], [`disk_watch`], [`leader_watch`] and [`scrubber`] on
+//! every member; [`lease_keeper`], [`compactor`] and finishing a change of membership on the leader only.
 //!
 //! Keeps: the leader's duties begin when this member leads, and stop when it does not, for every term
 //! anew. For a moment they can run twice in a cluster; each of them is right even then, because what it
@@ -10,6 +10,7 @@ pub(crate) mod disk_watch;
 pub(crate) mod flusher;
 pub(crate) mod leader_watch;
 pub(crate) mod lease_keeper;
+pub(crate) mod scrubber;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

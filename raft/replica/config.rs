@@ -40,6 +40,8 @@ pub struct Config {
     pub lease_checkpoint_interval: Duration,
     /// History older than this is forgotten; `None` leaves that to clients for as long as there is space.
     pub compaction_interval: Option<Duration>,
+    /// How often everything at rest is read, to find damage that nobody reads.
+    pub scrub_interval: Duration,
     /// A learner asks to become a voter as soon as it has caught up.
     pub become_voter: bool,
 }
@@ -61,6 +63,7 @@ impl Default for Config {
             flush_interval: Duration::from_secs(10),
             lease_checkpoint_interval: Duration::from_secs(300),
             compaction_interval: None,
+            scrub_interval: Duration::from_hours(24),
             become_voter: false,
         }
     }

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::batcher;
 use crate::carry::Awaited;
-use crate::duties::{self, disk_watch, flusher, leader_watch, lease_keeper::Leases};
+use crate::duties::{self, disk_watch, flusher, leader_watch, lease_keeper::Leases, scrubber};
 use crate::encoding::Mark;
 use crate::error::Error;
 use crate::lifecycle::Stage;
@@ -159,6 +159,7 @@ fn run(inner: &Arc<Inner>, batcher: batcher::Batcher) {
     inner.spawn(flusher::run(inner.clone()));
     inner.spawn(disk_watch::run(inner.clone()));
     inner.spawn(leader_watch::run(inner.clone()));
+    inner.spawn(scrubber::run(inner.clone()));
     inner.spawn(watch_log(inner.clone()));
     inner.spawn(follow(inner.clone()));
 }

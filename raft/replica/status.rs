@@ -93,8 +93,10 @@ impl Inner {
         self.status.send_if_modified(|status| {
             // Under the status' lock, so that of two who look the later one has the last word.
             let mut now = describe(&all.borrow_watched(), &server.borrow_watched());
-            now.applied = self.progress.applied();
+            // Each before what it never exceeds, for all of them move meanwhile.
             now.durable = self.progress.durable();
+            now.applied = self.progress.applied();
+            now.last = now.last.max(now.applied);
             if removed {
                 now.role = Role::Removed;
                 now.leader = None;

@@ -10,5 +10,6 @@ mod real;
 mod recovery;
 mod replay;
 mod restarts;
+mod scrubs;
 mod sockets;
 mod writes;

@@ -72,7 +72,7 @@ impl Pages {
         let (mut stopped, mut passed) = (None, self.passed);
         let passing = Passing(self.view.read());
         let read = if self.passed < KEPT_BYTES_MAX { self.view.read() } else { &passing };
-        scan(read, &rest, at, |key, head, value| {
+        let scanned = scan(read, &rest, at, |key, head, value| {
             if kvs.len() == room || (kvs.len() > 0 && kvs.bytes() >= bytes_max) {
                 stopped = Some(Bytes::copy_from_slice(key));
                 return ControlFlow::Break(());
@@ -80,7 +80,8 @@ impl Pages {
             passed += key.len() + value.len();
             kvs.push(key, head, if keys_only { b"" } else { value });
             ControlFlow::Continue(())
-        })?;
+        });
+        self.view.noted(scanned)?;
         self.view.still_there(at)?;
         let rest = stopped.map(|next| from(&rest, next));
         self.more = rest.is_some();

@@ -605,9 +605,19 @@ fn damaged_rows_are_errors_for_readers_and_the_end_for_the_writer() {
     bench.store.engine().write(&batch).expect("the engine works");
     let damaged = bench.store.apply(&[entry(Index(2), vec![put("k", "2")])]);
     assert!(matches!(damaged, Err(Error::Damaged(_))), "{damaged:?}");
-    let view = open(&bench.disk).view();
-    assert!(matches!(view.range(&all()), Err(Error::Damaged(_))));
-    assert!(matches!(view.hash_at(Revision::ZERO), Err(Error::Damaged(_))));
+    for read in ["a range", "a hash", "a count", "pages"] {
+        let store = open(&bench.disk);
+        let view = store.view();
+        assert_eq!(store.damage(), None, "a start reads no rows");
+        let met = match read {
+            "a range" => view.range(&all()).err(),
+            "a hash" => view.hash_at(Revision::ZERO).err(),
+            "a count" => view.count(&all().range).err(),
+            _ => view.pages(all()).next_page(1 << 20).err(),
+        };
+        assert!(matches!(met, Some(Error::Damaged(_))), "{read}: {met:?}");
+        assert_eq!(store.damage(), met, "whoever looks after the store hears of it");
+    }
 }
 
 #[test]
