@@ -83,8 +83,9 @@ impl View {
 
     /// The newest version of a key.
     pub fn get(&self, key: &Bytes) -> Result<Option<KeyValue>, Error> {
-        let row = self.noted(self.read().get(Table::Live, key))?;
-        self.noted(row.map(|row| row::read_live_shared(key.clone(), &row)).transpose())
+        let row = self.read().get(Table::Live, key);
+        let read = |row: Bytes| row::read_live_shared(key.clone(), &row);
+        self.noted(row.and_then(|row| row.map(read).transpose()))
     }
 
     /// How many keys there are in `range`.
@@ -135,24 +136,18 @@ impl View {
     }
 
     pub fn lease(&self, id: LeaseId) -> Result<Option<Lease>, Error> {
-        let row = self.read().get(Table::Leases, &keys::lease(id))?;
-        row.map(|row| row::read_lease(id, &row)).transpose()
+        let row = self.read().get(Table::Leases, &keys::lease(id));
+        self.noted(row.and_then(|row| row.map(|row| row::read_lease(id, &row)).transpose()))
     }
 
     /// All leases, by id.
     pub fn leases(&self) -> Result<Vec<Lease>, Error> {
-        let span = Span { lower: b"", upper: None };
-        let mut cursor = self.read().cursor(Table::Leases, span)?;
-        let mut leases = Vec::new();
-        while let Some((key, row)) = cursor.next()? {
-            leases.push(row::read_lease(keys::read_lease(key)?, row)?);
-        }
-        Ok(leases)
+        self.noted(leases(self.read()))
     }
 
     /// The keys attached to a lease, in order.
     pub fn lease_keys(&self, id: LeaseId) -> Result<Vec<Bytes>, Error> {
-        lease_keys(self.read(), id)
+        self.noted(lease_keys(self.read(), id))
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -191,6 +186,16 @@ impl View {
             At::Revision(_) | At::Newest => Ok(()),
         }
     }
+}
+
+fn leases(read: &dyn Read) -> Result<Vec<Lease>, Error> {
+    let span = Span { lower: b"", upper: None };
+    let mut cursor = read.cursor(Table::Leases, span)?;
+    let mut leases = Vec::new();
+    while let Some((key, row)) = cursor.next()? {
+        leases.push(row::read_lease(keys::read_lease(key)?, row)?);
+    }
+    Ok(leases)
 }
 
 /// The keys attached to a lease, in order.

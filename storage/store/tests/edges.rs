@@ -602,17 +602,21 @@ fn damaged_rows_are_errors_for_readers_and_the_end_for_the_writer() {
     bench.put("k", "1");
     let mut batch = Batch::new();
     batch.put(Table::Live, &[b"k"], &[b"\x01 too short"]);
+    batch.put(Table::Leases, &[&keys::lease(LeaseId(1))], &[b"no lease"]);
     bench.store.engine().write(&batch).expect("the engine works");
     let damaged = bench.store.apply(&[entry(Index(2), vec![put("k", "2")])]);
     assert!(matches!(damaged, Err(Error::Damaged(_))), "{damaged:?}");
-    for read in ["a range", "a hash", "a count", "pages"] {
+    for read in ["a range", "a key", "a hash", "a count", "pages", "a lease", "leases"] {
         let store = open(&bench.disk);
         let view = store.view();
         assert_eq!(store.damage(), None, "a start reads no rows");
         let met = match read {
             "a range" => view.range(&all()).err(),
+            "a key" => view.get(&"k".into()).err(),
             "a hash" => view.hash_at(Revision::ZERO).err(),
             "a count" => view.count(&all().range).err(),
+            "a lease" => view.lease(LeaseId(1)).err(),
+            "leases" => view.leases().err(),
             _ => view.pages(all()).next_page(1 << 20).err(),
         };
         assert!(matches!(met, Some(Error::Damaged(_))), "{read}: {met:?}");
