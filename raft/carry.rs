@@ -18,17 +18,13 @@ use tokio::time::{Instant, sleep_until};
 use crate::network::AppendRequest;
 
 /// How long a message is held at most, and how close writes have to be for that.
-pub(crate) const HELD_MAX: Duration = Duration::from_millis(2);
+const HELD_MAX: Duration = Duration::from_millis(2);
 
 /// At a follower somebody waits for what is agreed on by now: a read, or a write that came through it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Awaited(watch::Sender<()>);
 
 impl Awaited {
-    pub(crate) fn new() -> Awaited {
-        Awaited(watch::Sender::new(()))
-    }
-
     /// What is held back goes out.
     pub(crate) fn note(&self) {
         self.0.send_replace(());
@@ -118,7 +114,8 @@ fn says_all_of(next: &AppendRequest, held: &AppendRequest) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use futures::channel::mpsc;
+    use futures::channel::mpsc::{self, UnboundedSender};
+    use futures::stream::BoxStream;
     use openraft::entry::RaftEntry as _;
     use openraft::vote::RaftLeaderId as _;
 
@@ -150,11 +147,17 @@ mod tests {
         (index(request.prev_log_id), request.entries.len(), index(request.leader_commit))
     }
 
+    /// To one follower: what goes in, who waits there, and what comes out.
+    fn way() -> (UnboundedSender<AppendRequest>, Awaited, BoxStream<'static, AppendRequest>) {
+        let (asks, asked) = mpsc::unbounded();
+        let awaited = Awaited::default();
+        let sent = carried(asked, &awaited).boxed();
+        (asks, awaited, sent)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn of_writes_that_follow_each_other_each_says_what_became_of_the_one_before() {
-        let (asks, asked) = mpsc::unbounded();
-        let awaited = Awaited::new();
-        let mut sent = Box::pin(carried(asked, &awaited));
+        let (asks, _awaited, mut sent) = way();
         for prev in 0..3 {
             asks.unbounded_send(request(prev, 1, prev)).unwrap();
             let carries = (prev, 1, prev);
@@ -172,9 +175,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn of_a_write_now_and_then_every_follower_hears_at_once() {
-        let (asks, asked) = mpsc::unbounded();
-        let awaited = Awaited::new();
-        let mut sent = Box::pin(carried(asked, &awaited));
+        let (asks, _awaited, mut sent) = way();
         for prev in 0..3 {
             asks.unbounded_send(request(prev, 1, prev)).unwrap();
             asks.unbounded_send(request(prev + 1, 0, prev + 1)).unwrap();
@@ -189,9 +190,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nobody_at_a_follower_is_kept_waiting_whether_they_come_before_or_meanwhile() {
         for early in [true, false] {
-            let (asks, asked) = mpsc::unbounded();
-            let awaited = Awaited::new();
-            let mut sent = Box::pin(carried(asked, &awaited));
+            let (asks, awaited, mut sent) = way();
             for prev in 0..2 {
                 asks.unbounded_send(request(prev, 1, prev)).unwrap();
                 sent.next().await.unwrap();
@@ -213,7 +212,7 @@ mod tests {
     /// Another leader's, or from another place: what was held says something that this does not.
     #[tokio::test(start_paused = true)]
     async fn nothing_is_left_out_that_the_next_message_does_not_say() {
-        let awaited = Awaited::new();
+        let awaited = Awaited::default();
         let later = Vote::new_committed(2, NodeId(2));
         let apart =
             [request(9, 1, 9), request(2, 1, 1), AppendRequest { vote: later, ..request(2, 1, 2) }];

@@ -92,7 +92,7 @@ pub(crate) async fn start(parts: Parts, config: Config) -> Result<Arc<Inner>, Er
         Error::Stopped(format!("what was agreed on cannot be applied again: {error}"))
     })?;
 
-    let awaited = Awaited::new();
+    let awaited = Awaited::default();
     let (proposer, batcher) = batcher::new(config.waiting_max);
     let inner = Arc::new(Inner {
         id,

@@ -55,10 +55,7 @@ pub(crate) async fn run(replica: Arc<Inner>) {
     let mut server = replica.raft().server_metrics();
     let mut members_at = None;
     loop {
-        let at = {
-            let server = server.borrow_and_update();
-            *server.membership_config.log_id()
-        };
+        let at = *server.borrow_and_update().membership_config.log_id();
         if std::mem::replace(&mut members_at, at) != at {
             replica.redirect();
         }
